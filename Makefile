@@ -1,0 +1,40 @@
+# Every target builds the environment it needs; `make PYTHON=python3.12 VENV=/tmp/venv test` builds another one.
+PYTHON ?= python3
+VENV ?= .venv
+RUNS ?= runs
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO := $(RUNS)/demo
+
+.PHONY: demo test test-slow lint format clean
+
+demo: $(READY)
+	$(BIN)/python train.py --config configs/person_demo.py --workdir $(DEMO)
+	$(BIN)/python eval.py --config configs/person_demo.py --workdir $(DEMO)
+	$(BIN)/python -m jaxdet predict --workdir $(DEMO)
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_FLAGS)
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow $(PYTEST_FLAGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Caches and build products. The environment and $(RUNS) stay: they took time.
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .cache
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+# Made again when a requirement changes. The stamp comes last, so that an interrupted installation starts over.
+$(READY): requirements.txt requirements-dev.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "jaxdet needs Python 3.11 to 3.13, this is %d.%d: make PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	touch $@

@@ -1,0 +1,59 @@
+"""Checkpoints of a run, by Orbax: atomic, the last few and the best.
+
+    W/checkpoints/STEP/     a whole TrainState; a folder under its final name is complete
+"""
+
+import pathlib
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
+
+
+class Checkpoints:
+    """The folder `checkpoints` of a workdir. Keeps the last `last` and the one with the highest "AP"."""
+
+    def __init__(self, workdir, last=2, read_only=False):
+        folder = pathlib.Path(workdir).resolve() / "checkpoints"
+        policy = keep.AnyPreservationPolicy(
+            [
+                keep.LatestN(last),
+                keep.BestN(get_metric_fn=_average_precision, n=1, keep_checkpoints_without_metrics=False),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy,
+            best_fn=_average_precision,
+            read_only=read_only,
+            create=not read_only,
+            enable_async_checkpointing=False,
+        )
+        self.manager = ocp.CheckpointManager(folder, options=options)
+
+    def latest_step(self):
+        """Step of the newest checkpoint, None without one."""
+        return self.manager.latest_step()
+
+    def best_step(self):
+        """Step of the checkpoint with the highest AP, the newest where none was evaluated, None without one."""
+        best = self.manager.best_step()
+        return self.latest_step() if best is None else best
+
+    def save(self, step, state, average_precision=None):
+        """Writes the state at `step`; returns when it is whole on disk. `average_precision` where it was evaluated."""
+        metrics = None if average_precision is None else {"AP": float(average_precision)}
+        self.manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
+        self.manager.wait_until_finished()
+
+    def restore(self, step, like):
+        """The state of `step`, with the structure, shapes and shardings of `like` (arrays or ShapeDtypeStructs)."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        return self.manager.restore(step, args=ocp.args.StandardRestore(abstract))
+
+    def close(self):
+        """Frees Orbax's threads."""
+        self.manager.close()
+
+
+def _average_precision(metrics):
+    return metrics["AP"]

@@ -1,0 +1,92 @@
+"""Checks of a config before the first step, and its comparison with the one a workdir was started with."""
+
+import json
+import os
+import pathlib
+
+from jaxdet.models.layers import NORMS
+from jaxdet.models.resnet import BLOCKS
+
+# key -> (what is right, in words; the test). Only where a wrong value would train quietly or fail far away.
+RULES = {
+    "model.num_classes": ("at least 1", lambda v: v >= 1),
+    "model.dtype": ("float32 or bfloat16", lambda v: v in ("float32", "bfloat16")),
+    "model.backbone.depth": (f"one of {sorted(BLOCKS)}", lambda v: v in BLOCKS),
+    "model.backbone.norm": (f"one of {', '.join(NORMS)}", lambda v: v in NORMS),
+    "model.backbone.freeze_at": ("0 (nothing) to 5 (all)", lambda v: v in range(6)),
+    "model.backbone.width": ("a positive multiple of 8", lambda v: v > 0 and v % 8 == 0),
+    "model.rpn.anchor_sizes": ("5 sizes above 0, one a level", lambda v: len(v) == 5 and min(v) > 0),
+    "model.rpn.anchor_ratios": ("ratios above 0", lambda v: len(v) > 0 and min(v) > 0),
+    "model.rpn.positive_fraction": ("0 to 1", lambda v: 0 <= v <= 1),
+    "model.rpn.nms_iou": ("0 to 1", lambda v: 0 <= v <= 1),
+    "model.roi_head.positive_fraction": ("0 to 1", lambda v: 0 <= v <= 1),
+    "model.roi_head.sampling_ratio": ("at least 1", lambda v: v >= 1),
+    "model.test.score_threshold": ("0 to 1", lambda v: 0 <= v <= 1),
+    "model.test.nms_iou": ("0 to 1", lambda v: 0 <= v <= 1),
+    "data.train.flip": ("0 to 1", lambda v: 0 <= v <= 1),
+    "data.workers": ("0 or more processes", lambda v: v >= 0),
+    "data.train.short_sides": ("sides above 0", lambda v: len(v) > 0 and min(v) > 0),
+    "data.val.short_sides": ("sides above 0", lambda v: len(v) > 0 and min(v) > 0),
+    "optimizer.name": ("sgd or adamw", lambda v: v in ("sgd", "adamw")),
+    "optimizer.schedule": ("step or cosine", lambda v: v in ("step", "cosine")),
+    "optimizer.learning_rate": ("above 0", lambda v: v > 0),
+    "optimizer.warmup_factor": ("above 0, at most 1", lambda v: 0 < v <= 1),
+    "optimizer.warmup_steps": ("0 or more", lambda v: v >= 0),
+    "optimizer.ema": ("0 (off) to below 1", lambda v: 0 <= v < 1),
+    "optimizer.clip_norm": ("0 (off) or more", lambda v: v >= 0),
+    "train.steps": ("at least 1", lambda v: v >= 1),
+    "train.batch_size": ("at least 1", lambda v: v >= 1),
+    "train.accumulation": ("at least 1", lambda v: v >= 1),
+    "train.log_every": ("at least 1", lambda v: v >= 1),
+    "train.evaluate_every": ("at least 1", lambda v: v >= 1),
+    "train.checkpoint_every": ("at least 1", lambda v: v >= 1),
+    "train.keep_checkpoints": ("at least 1", lambda v: v >= 1),
+    "evaluation.batch_size": ("at least 1", lambda v: v >= 1),
+}
+
+
+def check_config(config):
+    """Raises ValueError that names every key with a wrong value, and what is right there."""
+    flat, wrong = flatten(config.to_dict()), []
+    for key, (right, test) in RULES.items():
+        if key in flat and not test(flat[key]):
+            wrong.append(f"  config.{key} is {flat[key]!r}: {right}")
+    if flat["train.batch_size"] % flat["train.accumulation"]:
+        wrong.append("  config.train.batch_size does not divide into config.train.accumulation parts")
+    if flat["optimizer.schedule"] == "step" and any(
+        a >= b for a, b in zip(flat["optimizer.step_boundaries"], flat["optimizer.step_boundaries"][1:], strict=False)
+    ):
+        wrong.append("  config.optimizer.step_boundaries must rise")
+    if wrong:
+        raise ValueError("the config cannot be right:\n" + "\n".join(wrong))
+
+
+def flatten(config, prefix=""):
+    """{"a.b.c": value} of a nested dict."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = tuple(value) if isinstance(value, list) else value
+    return flat
+
+
+def compare_configs(workdir, config, resuming):
+    """Writes W/config.json; where a run goes on, first names each key that differs from the one it was started with.
+
+    Raises ValueError where a key of `model` differs (those of `model.test` may): the checkpoint holds another model.
+    Everything else may change on the way and counts from here on.
+    """
+    path, new = pathlib.Path(workdir) / "config.json", config.to_dict()
+    if resuming and path.exists():
+        before, now = flatten(json.loads(path.read_text())), flatten(json.loads(json.dumps(new)))
+        changed = [key for key in sorted(before | now) if before.get(key, "absent") != now.get(key, "absent")]
+        lines = [f"  config.{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}" for key in changed]
+        if any(key.split(".")[0] == "model" and not key.startswith("model.test.") for key in changed):
+            raise ValueError(f"{workdir} holds another model; take another workdir or undo:\n" + "\n".join(lines))
+        if lines:
+            print("the config changed since this run was started; from here on:\n" + "\n".join(lines))
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(new, indent=2) + "\n")
+    os.replace(partial, path)

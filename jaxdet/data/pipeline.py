@@ -1,0 +1,214 @@
+"""From a source to batches of fixed shapes.
+
+The batch of step t is a pure function of (config, seed, t). Pictures are grouped by orientation into at most two
+shapes ("buckets"); each bucket is one endless stream of shuffled passes over its pictures, and the bucket of each
+step is drawn in proportion to its pictures. To resume at step t, start reading at t.
+
+A batch is a dict of NumPy arrays:
+
+    images       uint8 [B, H, W, 3]   padded right and bottom; normalised later, on the device
+    image_sizes  int32 [B, 2]         height, width before padding; 0, 0 for a slot without a picture
+    gt_boxes     float32 [B, G, 4]    x1 y1 x2 y2 in pixels of the resized picture; crowds are left out
+    gt_labels    int32 [B, G]
+    gt_valid     bool [B, G]
+    image_ids    int64 [B]            -1 for padding
+    scales       float32 [B, 2]       resized / original, vertical and horizontal
+"""
+
+import functools
+
+import grain
+import numpy as np
+
+from jaxdet.data import transforms
+from jaxdet.data.coco import CocoSource
+from jaxdet.data.synthetic import SyntheticPeople
+from jaxdet.data.tfds import TfdsSource
+
+
+def open_source(split, categories):
+    """The source that `split` (config.data.train or .val) names, restricted to its `limit` and `keep_empty`.
+
+    Raises ValueError or FileNotFoundError, naming the file and what to do, where nothing can be read.
+    """
+    if split.source == "coco":
+        source = CocoSource(split.images, split.annotations, categories)
+    elif split.source == "tfds":
+        source = TfdsSource(split.directory, categories, split=split.split)
+    elif split.source == "synthetic":
+        source = SyntheticPeople(split.scenes, split.scenes_seed, split.scenes_height, split.scenes_width)
+    else:
+        raise ValueError(f"data source {split.source!r}: use coco, tfds or synthetic (config.data.*.source)")
+    chosen = np.arange(len(source))
+    if not split.keep_empty:
+        chosen = chosen[np.asarray(source.box_counts)[chosen] > 0]
+    if split.limit:
+        chosen = chosen[np.argsort(source.image_ids[chosen], kind="stable")][: split.limit]
+    if not len(chosen):
+        raise ValueError("the data set is empty: no picture is left (config.data.*.limit and keep_empty)")
+    return source if len(chosen) == len(source) else Subset(source, chosen)
+
+
+class Subset:
+    """Some records of a source, as a source."""
+
+    def __init__(self, source, chosen):
+        self.source, self.chosen = source, chosen
+        self.categories, self.skipped = source.categories, source.skipped
+        self.image_ids, self.sizes = source.image_ids[chosen], source.sizes[chosen]
+        self.box_counts = np.asarray(source.box_counts)[chosen]
+
+    def __len__(self):
+        return len(self.chosen)
+
+    def __getitem__(self, i):
+        return self.source[int(self.chosen[i])]
+
+    def ground_truth(self):
+        """COCO JSON of the chosen pictures."""
+        truth, kept = dict(self.source.ground_truth()), set(self.image_ids.tolist())
+        truth["images"] = [image for image in truth["images"] if image["id"] in kept]
+        truth["annotations"] = [item for item in truth["annotations"] if item["image_id"] in kept]
+        return truth
+
+
+def buckets(source, split):
+    """Shapes of the batches, and the shape of each picture: tuple of (H, W), int [N].
+
+    Landscape and square pictures share one shape, portrait ones the other; both hold every scale of `split`.
+    """
+    largest = max(split.short_sides)
+    sizes = np.array([transforms.resized_size(size, largest, split.longest_side) for size in source.sizes])
+    short, long = (-(-sizes.min(axis=1).max() // 32) * 32, -(-sizes.max(axis=1).max() // 32) * 32)
+    portrait = sizes[:, 0] > sizes[:, 1]
+    shapes = ((int(short), int(long)), (int(long), int(short)))
+    if short == long or not portrait.any():
+        return shapes[:1], np.zeros(len(sizes), int)
+    if portrait.all():
+        return shapes[1:], np.zeros(len(sizes), int)
+    return shapes, portrait.astype(int)
+
+
+class Loader:
+    """Makes one slot of a batch: picks the record, augments it, pads it. Picklable, for Grain's workers."""
+
+    def __init__(self, source, split, seed, max_boxes):
+        self.source, self.split, self.seed, self.max_boxes = source, split, seed, max_boxes
+        self.shapes, bucket = buckets(source, split)
+        self.members = [np.flatnonzero(bucket == b) for b in range(len(self.shapes))]
+
+    def training_slot(self, bucket, position):
+        """Slot `position` of the endless stream of a bucket, shuffled anew on each pass, flipped and scaled at random."""
+        members = self.members[bucket]
+        passes, place = divmod(position, len(members))
+        index = members[_permutation(self.seed, bucket, passes, len(members))[place]]
+        rng = np.random.default_rng((self.seed, bucket, position))
+        short_side = self.split.short_sides[rng.integers(len(self.split.short_sides))]
+        return self._slot(bucket, index, short_side, rng.random() < self.split.flip)
+
+    def evaluation_slot(self, bucket, index):
+        """Record `index` as it is; -1 is padding."""
+        return self._slot(bucket, index, max(self.split.short_sides), flip=False)
+
+    def _slot(self, bucket, index, short_side, flip):
+        slot = {
+            "images": np.zeros((*self.shapes[bucket], 3), np.uint8),
+            "image_sizes": np.zeros(2, np.int32),
+            "gt_boxes": np.zeros((self.max_boxes, 4), np.float32),
+            "gt_labels": np.zeros(self.max_boxes, np.int32),
+            "gt_valid": np.zeros(self.max_boxes, bool),
+            "image_ids": np.int64(-1),
+            "scales": np.ones(2, np.float32),
+        }
+        if index < 0:
+            return slot
+        record = self.source[int(index)]
+        slot["image_ids"] = np.int64(record["image_id"])
+        if record["image"] is None:  # its slot stays empty; the id tells which
+            return slot
+        size = transforms.resized_size(record["image"].shape[:2], short_side, self.split.longest_side)
+        target = ~record["crowd"]
+        image, boxes, slot["scales"] = transforms.resize(record["image"], record["boxes"][target], size)
+        if flip:
+            image, boxes = transforms.flip(image, boxes)
+        slot["images"] = transforms.pad(image, self.shapes[bucket])
+        slot["image_sizes"] = np.array(size, np.int32)
+        count = len(boxes)
+        slot["gt_boxes"][:count] = boxes
+        slot["gt_labels"][:count] = record["labels"][target]
+        slot["gt_valid"][:count] = True
+        return slot
+
+
+@functools.lru_cache(maxsize=16)
+def _permutation(seed, bucket, passes, count):
+    return np.random.default_rng((seed, bucket, passes, count)).permutation(count)
+
+
+def max_boxes(*sources):
+    """Rows of padded ground truth that hold every picture of the sources: the largest count, in steps of 8."""
+    most = max(int(np.max(source.box_counts, initial=1)) for source in sources)
+    return -(-most // 8) * 8
+
+
+class TrainingBatches:
+    """Batches of a training split; `shapes` are those they come in."""
+
+    def __init__(self, source, split, seed, batch_size, max_boxes):
+        self.loader = Loader(source, split, seed, max_boxes)
+        self.shapes, self.seed, self.batch_size = self.loader.shapes, seed, batch_size
+
+    def plan(self, steps):
+        """Bucket of each of the first `steps` steps and how many steps of that bucket came before: int [steps] each."""
+        sizes = np.array([len(members) for members in self.loader.members])
+        draws = np.random.default_rng((self.seed, len(sizes))).random(steps)
+        bucket = np.searchsorted(np.cumsum(sizes) / sizes.sum(), draws, side="right")
+        before = np.zeros(steps, int)
+        for b in range(len(sizes)):
+            before[bucket == b] = np.arange(np.count_nonzero(bucket == b))
+        return bucket, before
+
+    def read(self, start, stop, workers, shard=0, shards=1):
+        """Iterator over the batches of steps start..stop-1; host `shard` of `shards` reads its part of each batch."""
+        bucket, before = self.plan(stop)
+        local = self.batch_size // shards
+
+        def load(flat):
+            step, slot = divmod(flat, local)
+            position = int(before[step]) * self.batch_size + shard * local + slot
+            return self.loader.training_slot(int(bucket[step]), position)
+
+        return _iterate(grain.MapDataset.range(start * local, stop * local).map(load), local, workers)
+
+
+class EvaluationBatches:
+    """Every picture of a split once, bucket after bucket; the last batch of each is padded."""
+
+    def __init__(self, source, split, batch_size, max_boxes):
+        self.loader = Loader(source, split, 0, max_boxes)
+        self.shapes, self.batch_size = self.loader.shapes, batch_size
+        self.slots = []
+        for bucket, members in enumerate(self.loader.members):
+            padding = [-1] * (-len(members) % batch_size)
+            self.slots += [(bucket, int(index)) for index in (*members, *padding)]
+
+    def __len__(self):
+        return len(self.slots) // self.batch_size
+
+    def read(self, workers):
+        """Iterator over the batches."""
+        dataset = grain.MapDataset.range(len(self.slots))
+        return _iterate(dataset.map(lambda i: self.loader.evaluation_slot(*self.slots[i])), self.batch_size, workers)
+
+
+def _iterate(dataset, batch_size, workers):
+    dataset = dataset.batch(batch_size, batch_fn=_stack)
+    # two threads read ahead; with `workers` each of so many processes has its own two
+    dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
+    if workers:
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return iter(dataset)
+
+
+def _stack(slots):
+    return {name: np.stack([slot[name] for slot in slots]) for name in slots[0]}

@@ -1,0 +1,45 @@
+"""Resize, flip and pad one picture with its boxes (x1 y1 x2 y2 in pixels). NumPy and Pillow."""
+
+import numpy as np
+from PIL import Image
+
+
+def resized_size(size, short_side, longest_side):
+    """(height, width) after scaling the short side to `short_side`, or less where the long one would pass `longest_side`.
+
+    Rounded half up, as detectron2's ResizeShortestEdge.
+    """
+    height, width = (int(n) for n in size)
+    scale = short_side / min(height, width)
+    if scale * max(height, width) > longest_side:
+        scale = longest_side / max(height, width)
+    # a very long, thin picture keeps at least one pixel
+    return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
+
+
+def resize(image, boxes, size):
+    """Image uint8 [H, W, 3] and boxes float32 [n, 4] at `size` (height, width).
+
+    Both axes scale by their own, actual ratio. Bilinear with antialiasing (Pillow), as detectron2. Returns also the
+    scales float32 [2] (vertical, horizontal).
+    """
+    height, width = image.shape[:2]
+    scales = np.array([size[0] / height, size[1] / width], np.float32)
+    if (height, width) != tuple(size):
+        image = np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    return image, boxes * scales[[1, 0, 1, 0]], scales
+
+
+def flip(image, boxes):
+    """Mirrored left to right: x' = W - x, so x1 and x2 change places."""
+    width = np.float32(image.shape[1])
+    return image[:, ::-1], np.stack(
+        [width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1
+    )
+
+
+def pad(image, shape):
+    """Image [h, w, 3] in the upper left corner of zeros [H, W, 3]."""
+    padded = np.zeros((*shape, 3), np.uint8)
+    padded[: image.shape[0], : image.shape[1]] = image
+    return padded

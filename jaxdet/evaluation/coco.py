@@ -1,0 +1,278 @@
+"""Average precision and recall as the COCO API defines them (Lin et al. 2014; pycocotools)."""
+
+import contextlib
+import io
+import json
+import math
+import os
+
+import numpy as np
+from pycocotools import mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+_BOX_KEYS = ("image_id", "category_id", "bbox")
+_IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+
+
+def evaluate(ground_truth, detections, categories=None):
+    """The twelve COCO numbers of a set of detections, over all images of the ground truth.
+
+    ground_truth  COCO JSON: a dict with images, annotations and categories, or the path of such a file. An annotation
+                  without `area` takes the area of its box, one without `iscrowd` is none. Annotation ids are not used
+                  (the COCO API never matches an annotation whose id is 0, and loses all but one that share an id).
+    detections    COCO results: a list of {"image_id", "category_id", "bbox": x y width height, "score"}, or the path of
+                  such a file; may be empty.
+    categories    names or ids of the categories to evaluate; None: all. Detections of the others are left aside.
+
+    Returns a dict of floats under the names in METRICS: AP over IoU .50:.95, at .50 and .75, and by the size of the
+    annotated area (below 32^2, up to 96^2, above); AR with 1, 10 and 100 detections an image, and by size. A number is
+    -1 where there is no ground truth of that kind. Neither argument is changed.
+
+    Raises ValueError for a file that is not JSON, an unknown category name, and for the first detection of an unknown
+    image or category, with a score that is not a number, or with a box that is not four finite numbers.
+    """
+    ground_truth = _load_ground_truth(ground_truth)
+    wanted = _category_ids(ground_truth["categories"], categories)
+    detections = _read_json(detections)
+    _check_results(detections, ground_truth)
+    results = [
+        {**_annotation({key: row[key] for key in _BOX_KEYS}, index), "score": float(row["score"])}
+        for index, row in enumerate(detections, start=1)
+        if row["category_id"] in wanted
+    ]
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator = COCOeval(
+            _index(ground_truth, ground_truth["annotations"]), _index(ground_truth, results), "bbox"
+        )
+        evaluator.params.catIds = sorted(wanted)
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    return dict(zip(METRICS, map(float, evaluator.stats), strict=True))
+
+
+def proposal_recall(ground_truth, proposals, counts=(100, 1000)):
+    """Average recall of class-agnostic proposals: {"AR@100": ..., "AR@1000": ...}, one entry a count.
+
+    The COCO API's AR with `useCats = 0` and `maxDets = counts`: the share of the boxes that are not crowds which the
+    best-scored `count` proposals of each image find, averaged over the IoU thresholds .50:.95; -1 without such boxes.
+    A thousand proposals on each of thousands of images take the API minutes and gigabytes, so the matching is done
+    here, with the same result: only rows that reach the lowest threshold with some box can match at all.
+
+    ground_truth  as in `evaluate`; boxes of all its categories count alike.
+    proposals     COCO results as in `evaluate` (category_id may be absent), or, for many of them, a dict from image id
+                  to (boxes [n, 4] x1 y1 x2 y2 in pixels of the image, scores [n]).
+
+    Raises ValueError for an unknown image id, a score that is not a number, or a box that is not four finite numbers.
+    """
+    ground_truth = _load_ground_truth(ground_truth)
+    categories = _category_ids(ground_truth["categories"], None)
+    targets = {image["id"]: [] for image in ground_truth["images"]}
+    for row in sorted(ground_truth["annotations"], key=lambda row: row["category_id"]):
+        if row["image_id"] in targets and row["category_id"] in categories and not row["iscrowd"]:
+            targets[row["image_id"]].append(row["bbox"])
+
+    found = np.zeros((len(counts), len(_IOU_THRESHOLDS)))
+    for image_id, (boxes, scores) in _proposals_by_image(proposals, ground_truth).items():
+        gt_boxes = np.asarray(targets[image_id])
+        if len(boxes) and len(gt_boxes):
+            best_first = np.argsort(-scores, kind="stable")[: max(counts)]
+            iou = mask.iou(boxes[best_first], gt_boxes, np.zeros(len(gt_boxes)))
+            rank = _found_at_rank(iou)
+            found += [((rank < count) & (rank < len(iou))).sum(axis=1) for count in counts]
+
+    total = sum(map(len, targets.values()))
+    recall = (found / total).mean(axis=1) if total else -np.ones(len(counts))
+    return {f"AR@{count}": float(value) for count, value in zip(counts, recall, strict=True)}
+
+
+def to_results(image_ids, boxes, scores, labels, categories):
+    """Detections as a list in COCO's result format, in plain Python numbers that `json` can write.
+
+    image_ids   int [n], or one int for all rows
+    boxes       [n, 4] x1 y1 x2 y2 in pixels of the original image
+    scores      [n]
+    labels      int [n], class index 0..K-1
+    categories  the K categories of the data set, {"id", "name"} each, in the order of the labels
+    """
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    rows = zip(
+        np.broadcast_to(np.asarray(image_ids), len(boxes)).tolist(),
+        np.asarray(labels).tolist(),
+        _xyxy_to_xywh(boxes).tolist(),
+        np.asarray(scores, np.float64).tolist(),
+        strict=True,
+    )
+    return [
+        {"image_id": image_id, "category_id": categories[label]["id"], "bbox": box, "score": score}
+        for image_id, label, box, score in rows
+    ]
+
+
+def table(results):
+    """The twelve rows in the COCO API's wording, with one column a detector.
+
+    results  dict from the column's name to what `evaluate` returned, e.g. {"RPN alone": ..., "with RoI head": ...}
+    """
+    rows = [("AP", "0.50:0.95", "all", 100), ("AP", "0.50", "all", 100), ("AP", "0.75", "all", 100)]
+    rows += [("AP", "0.50:0.95", size, 100) for size in ("small", "medium", "large")]
+    rows += [("AR", "0.50:0.95", "all", count) for count in (1, 10, 100)]
+    rows += [("AR", "0.50:0.95", size, 100) for size in ("small", "medium", "large")]
+    wording = {"AP": "Average Precision", "AR": "Average Recall"}
+    width = {name: max(len(name), 6) for name in results}
+
+    heads = [
+        f"{wording[kind]:<18} ({kind}) @[ IoU={iou:<9} | area={size:>6} | maxDets={count:>3} ]"
+        for kind, iou, size, count in rows
+    ]
+    lines = ["   ".join([" " * len(heads[0]), *(f"{name:>{width[name]}}" for name in results)])]
+    for metric, head in zip(METRICS, heads, strict=True):
+        values = (f"{numbers[metric]:{width[name]}.3f}" for name, numbers in results.items())
+        lines.append("   ".join([head, *values]))
+    return "\n".join(lines)
+
+
+# ---- reading and checking -------------------------------------------------------------------------------------------
+
+
+def _read_json(source):
+    if not isinstance(source, str | os.PathLike):
+        return source
+    with open(source, encoding="utf-8") as file:
+        try:
+            return json.load(file)
+        except ValueError as error:
+            raise ValueError(f"{os.fspath(source)} is not complete JSON: {error}") from error
+
+
+def _load_ground_truth(source):
+    """A copy of the ground truth with the fields that evaluation reads, its annotations numbered from 1."""
+    ground_truth = _read_json(source)
+    keys = ("images", "annotations", "categories")
+    if not isinstance(ground_truth, dict) or not all(key in ground_truth for key in keys):
+        raise ValueError("the ground truth must be COCO JSON, a dict with images, annotations and categories")
+    annotations = [_annotation(row, index) for index, row in enumerate(ground_truth["annotations"], start=1)]
+    return {
+        "images": [{"id": image["id"]} for image in ground_truth["images"]],
+        "annotations": annotations,
+        "categories": [
+            {"id": category["id"], "name": category.get("name")} for category in ground_truth["categories"]
+        ],
+    }
+
+
+def _annotation(row, index):
+    _check_box(row)
+    x, y, width, height = map(float, row["bbox"])
+    area = row.get("area")
+    return {
+        "id": index,
+        "image_id": row["image_id"],
+        "category_id": row["category_id"],
+        "bbox": [x, y, width, height],
+        "area": width * height if area is None else area,
+        "iscrowd": int(row.get("iscrowd") or 0),
+    }
+
+
+def _category_ids(categories, wanted):
+    if wanted is None:
+        return {category["id"] for category in categories}
+    if isinstance(wanted, str | int | np.integer):
+        wanted = [wanted]
+    ids = set()
+    for key in wanted:
+        matching = {category["id"] for category in categories if key in (category["name"], category["id"])}
+        if not matching:
+            names = ", ".join(str(category["name"]) for category in categories)
+            raise ValueError(f"category {key!r} is not in the ground truth; it has: {names}")
+        ids |= matching
+    if not ids:
+        raise ValueError("no categories to evaluate")
+    return ids
+
+
+def _check_results(results, ground_truth, keys=(*_BOX_KEYS, "score")):
+    if not isinstance(results, list | tuple):
+        raise ValueError(f"detections must be a list in COCO's result format, not {type(results).__name__}")
+    images = {image["id"] for image in ground_truth["images"]}
+    categories = {category["id"] for category in ground_truth["categories"]}
+    for index, row in enumerate(results):
+        missing = [key for key in keys if key not in row]
+        if missing:
+            raise ValueError(f"detection {index} has no {missing[0]}: {row}")
+        if row["image_id"] not in images:
+            raise ValueError(
+                f"detection {index} is of image {row['image_id']!r}, which is not in the ground truth"
+            )
+        if "category_id" in keys and row["category_id"] not in categories:
+            raise ValueError(
+                f"detection {index}, of image {row['image_id']!r}, has category {row['category_id']!r}, "
+                "which is not in the ground truth"
+            )
+        if not math.isfinite(row["score"]):
+            raise ValueError(f"detection {index}, of image {row['image_id']!r}, has score {row['score']}")
+        _check_box(row)
+
+
+def _check_box(row):
+    box = row.get("bbox")
+    if box is None or len(box) != 4 or not all(map(math.isfinite, box)):
+        raise ValueError(f"a box of image {row['image_id']!r} is not four finite numbers: {box}")
+
+
+def _index(ground_truth, annotations):
+    coco = COCO()
+    coco.dataset = {**ground_truth, "annotations": annotations}
+    coco.createIndex()
+    return coco
+
+
+# ---- matching of proposals ------------------------------------------------------------------------------------------
+
+
+def _proposals_by_image(proposals, ground_truth):
+    """Dict from image id to (boxes float64 [n, 4] x y width height, scores float64 [n])."""
+    proposals = _read_json(proposals)
+    if not isinstance(proposals, dict):
+        _check_results(proposals, ground_truth, keys=("image_id", "bbox", "score"))
+        rows = {}
+        for row in proposals:
+            rows.setdefault(row["image_id"], []).append([*row["bbox"], row["score"]])
+        arrays = {image_id: np.asarray(values, np.float64) for image_id, values in rows.items()}
+        return {image_id: (array[:, :4], array[:, 4]) for image_id, array in arrays.items()}
+
+    images = {image["id"] for image in ground_truth["images"]}
+    arrays = {}
+    for image_id, (boxes, scores) in proposals.items():
+        boxes, scores = np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(scores, np.float64)
+        if image_id not in images:
+            raise ValueError(f"there are proposals of image {image_id!r}, which is not in the ground truth")
+        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+            raise ValueError(f"a proposal of image {image_id!r} has a box or a score that is not finite")
+        arrays[image_id] = _xyxy_to_xywh(boxes), scores
+    return arrays
+
+
+def _found_at_rank(iou):
+    """Which proposal finds each box: int [thresholds, G], the row of `iou` [P, G], or P where none does.
+
+    The COCO API's greedy matching: best score first, each proposal takes the free box it overlaps most, the last one of
+    equals. The thresholds are independent of each other and matched side by side.
+    """
+    proposal_count, gt_count = iou.shape
+    rank = np.full((len(_IOU_THRESHOLDS), gt_count), proposal_count)
+    for row in np.flatnonzero(iou.max(axis=1, initial=0) >= _IOU_THRESHOLDS[0]):
+        free = (rank == proposal_count) & (iou[row] >= _IOU_THRESHOLDS[:, None])
+        best = gt_count - 1 - np.where(free, iou[row], -1)[:, ::-1].argmax(axis=1)
+        matched = np.flatnonzero(free.any(axis=1))
+        rank[matched, best[matched]] = row
+    return rank
+
+
+def _xyxy_to_xywh(boxes):
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)

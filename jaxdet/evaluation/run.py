@@ -1,0 +1,65 @@
+"""A model over a whole split: detections in the data set's own pixels and ids, then the COCO numbers of each stage."""
+
+import numpy as np
+
+from jaxdet.evaluation.coco import evaluate, proposal_recall, to_results
+
+ONE_CATEGORY = ({"id": 1, "name": "object"},)
+
+
+def collect(batches, stages_of, source):
+    """Runs every batch and gathers what each stage found.
+
+    batches: iterator of data.pipeline batches; stages_of: batch -> models.Stages with arrays of that batch.
+    Returns {"roi" (where there is a box head), "rpn", "proposals"}: the first in COCO's result format with the data
+    set's ids, the RPN's likewise but for one category "object", the proposals as {image id: (boxes, scores)}. Also the
+    list of image ids seen and of those that did not decode. Boxes are scaled back to the original picture and clipped.
+    """
+    sizes = dict(zip(source.image_ids.tolist(), source.sizes, strict=True))
+    found = {"roi": [], "rpn": [], "proposals": {}}
+    seen, unreadable = [], []
+    for batch in batches:
+        stages = {name: value for name, value in stages_of(batch)._asdict().items() if value is not None}
+        stages = {name: type(value)(*map(np.asarray, value)) for name, value in stages.items()}
+        for row, image_id in enumerate(batch["image_ids"].tolist()):
+            if image_id < 0:
+                continue
+            seen.append(image_id)
+            if not batch["image_sizes"][row, 0]:
+                unreadable.append(image_id)
+                continue
+            for name, detections in stages.items():
+                valid = detections.valid[row]
+                boxes = original_boxes(detections.boxes[row, valid], batch["scales"][row], sizes[image_id])
+                scores, labels = detections.scores[row, valid], detections.labels[row, valid]
+                if name == "proposals":
+                    found["proposals"][image_id] = boxes, scores
+                else:
+                    categories = source.categories if name == "roi" else ONE_CATEGORY
+                    found[name] += to_results(image_id, boxes, scores, labels, categories)
+    if "roi" not in stages:
+        del found["roi"]
+    return found, seen, unreadable
+
+
+def original_boxes(boxes, scales, size):
+    """Boxes [n, 4] of the resized picture in pixels of the original of `size` (height, width), clipped to it."""
+    boxes = np.asarray(boxes, np.float32) / np.asarray(scales, np.float32)[[1, 0, 1, 0]]
+    height, width = size
+    return np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
+
+
+def summarize(source, found, seen):
+    """The numbers of eval.json: {"roi": twelve, "rpn": twelve, "proposals": recalls, "images": n}.
+
+    Raises RuntimeError unless every image of the source was seen exactly once.
+    """
+    if sorted(seen) != sorted(source.image_ids.tolist()):
+        raise RuntimeError(f"evaluation saw {len(seen)} images where the split has {len(source)}: a bug in jaxdet")
+    truth = source.ground_truth()
+    objects = {**truth, "categories": list(ONE_CATEGORY)}
+    objects["annotations"] = [{**item, "category_id": 1} for item in truth["annotations"]]
+    summary = {"roi": evaluate(truth, found["roi"])} if "roi" in found else {}
+    summary["rpn"] = evaluate(objects, found["rpn"])
+    summary["proposals"] = proposal_recall(objects, found["proposals"])
+    return summary | {"images": len(seen)}

@@ -1,0 +1,180 @@
+"""Faster R-CNN (Ren et al. 2015, arXiv:1506.01497), the two stages on one page.
+
+    images -> normalise -> ResNet -> FPN -> RPN -> proposals -> RoIAlign -> box head -> detections
+                                             |                                |
+                                        two losses                        two losses
+
+Without a box head (`roi_head=None`) the RPN alone is the detector.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from jaxdet.models.box_head import BoxHead
+from jaxdet.models.fpn import FPN
+from jaxdet.models.resnet import ResNet, is_frozen
+from jaxdet.models.rpn import RPN
+from jaxdet.ops import boxes as box_ops
+from jaxdet.ops.nms import class_nms
+
+
+class Detections(NamedTuple):
+    """boxes [B, D, 4] x1 y1 x2 y2 in pixels of the resized image, scores [B, D] best first, labels [B, D], valid [B, D]."""
+
+    boxes: jax.Array
+    scores: jax.Array
+    labels: jax.Array
+    valid: jax.Array
+
+
+class Stages(NamedTuple):
+    """What each stage says: all proposals; the RPN alone as a detector; the box head (None without one)."""
+
+    proposals: Detections
+    rpn: Detections
+    roi: Detections | None
+
+
+class FasterRCNN(nn.Module):
+    """`FasterRCNN(**config.model)`; every field is a key of that part of the config.
+
+    num_classes: K. dtype: of the arithmetic, "float32" or "bfloat16"; boxes, scores and losses are float32 anyway.
+    pixel_mean, pixel_std: in the order of the channels the network sees, for values 0..255. bgr: it sees them
+    reversed. backbone, fpn, rpn, roi_head: the fields of ResNet, FPN, RPN and BoxHead. loss_weights: of the four
+    losses. test: score_threshold, nms_iou and detections_per_image of the final stage.
+    """
+
+    num_classes: int
+    dtype: str
+    pixel_mean: tuple
+    pixel_std: tuple
+    bgr: bool
+    backbone: Mapping
+    fpn: Mapping
+    rpn: Mapping
+    roi_head: Mapping | None
+    loss_weights: Mapping
+    test: Mapping
+
+    def __post_init__(self):
+        for name in ("backbone", "fpn", "rpn", "roi_head", "loss_weights", "test"):
+            value = getattr(self, name)
+            if isinstance(value, ConfigDict):
+                setattr(self, name, value.to_dict())
+        super().__post_init__()
+
+    def setup(self):
+        dtype = jnp.dtype(self.dtype)
+        self.resnet = ResNet(**self.backbone, dtype=dtype)
+        self.pyramid = FPN(**self.fpn, dtype=dtype)
+        self.rpn_head = RPN(**self.rpn, dtype=dtype)
+        if self.roi_head is not None:
+            self.box_head = BoxHead(self.num_classes, **self.roi_head, dtype=dtype)
+
+    def features(self, images, image_sizes):
+        """Images [B, H, W, 3] RGB 0..255, image_sizes [B, 2] -> tuple of P2..P6, each [B, h, w, C]."""
+        x = images.astype(jnp.float32)
+        if self.bgr:
+            x = x[..., ::-1]
+        x = (x - jnp.array(self.pixel_mean)) / jnp.array(self.pixel_std)
+        rows = jnp.arange(x.shape[1]) < image_sizes[:, :1]
+        columns = jnp.arange(x.shape[2]) < image_sizes[:, 1:]
+        x = jnp.where((rows[:, :, None] & columns[:, None, :])[..., None], x, 0.0)  # zeros after normalising
+        return self.pyramid(self.resnet(x.astype(self.dtype)))
+
+    def losses(self, batch, key):
+        """The weighted losses of a batch (their sum is what training minimises), as a dict of scalars.
+
+        batch: see jaxdet.data.pipeline; key: of this step, folded with each image's id. Statistics of BatchNorm
+        are used and updated where `batch_stats` is mutable. Counts are sown into the collection `metrics`.
+        """
+        return self._losses(batch, key, self._first_stage(batch["images"], batch["image_sizes"]))
+
+    def detect(self, images, image_sizes):
+        """Images [B, H, W, 3] uint8 or float 0..255, image_sizes [B, 2] height, width before padding -> Detections."""
+        stages = self.detect_stages(images, image_sizes)
+        return stages.rpn if stages.roi is None else stages.roi
+
+    def detect_stages(self, images, image_sizes):
+        """As `detect`, with what the RPN alone would have said, and its proposals -> Stages."""
+        return self._detect_stages(image_sizes, self._first_stage(images, image_sizes))
+
+    def evaluate(self, batch, key):
+        """Stages and losses of one batch, for validation, from one pass through the backbone."""
+        first = self._first_stage(batch["images"], batch["image_sizes"])
+        return self._detect_stages(batch["image_sizes"], first), self._losses(batch, key, first)
+
+    def _first_stage(self, images, image_sizes):
+        pyramid = self.features(images, image_sizes)
+        logits, deltas = self.rpn_head(pyramid)
+        return pyramid, logits, deltas, self.rpn_head.anchors(images.shape[1:3], pyramid)
+
+    def _losses(self, batch, key, first):
+        pyramid, logits, deltas, anchors = first
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["image_ids"])
+        keys = jax.vmap(lambda key: jax.random.split(key, 2))(keys)
+        rpn, counts = self.rpn_head.losses(logits, deltas, anchors, batch, keys[:, 0])
+        losses = {"rpn_objectness": rpn.objectness, "rpn_box": rpn.box}
+        if self.roi_head is not None:
+            boxes, _, valid = self.rpn_head.propose(logits, deltas, anchors, batch["image_sizes"], train=True)
+            boxes, labels, gt_boxes, valid = self.box_head.sample(boxes, valid, batch, keys[:, 1])
+            class_logits, box_deltas = self.box_head(pyramid, boxes)
+            roi = self.box_head.losses(class_logits, box_deltas, boxes, labels, gt_boxes, valid)
+            losses |= {"roi_classification": roi.classification, "roi_box": roi.box}
+            images = jnp.maximum(jnp.sum(batch["image_sizes"][:, 0] > 0), 1)
+            counts["roi_positives"] = jnp.sum(valid & (labels < self.num_classes)) / images
+        for name, value in counts.items():
+            self.sow("metrics", name, value, reduce_fn=lambda _, new: new, init_fn=lambda: 0)
+        return {name: value * self.loss_weights[name] for name, value in losses.items()}
+
+    def _detect_stages(self, image_sizes, first):
+        pyramid, logits, deltas, anchors = first
+        boxes, scores, valid = self.rpn_head.propose(logits, deltas, anchors, image_sizes, train=False)
+        boxes = jnp.where(valid[..., None], boxes, 0.0)
+        scores = jnp.where(valid, jax.nn.sigmoid(scores), 0.0)
+        final = jax.vmap(lambda *image: final_stage(*image, **self.test))
+        proposals = Detections(boxes, scores, jnp.zeros_like(valid, jnp.int32), valid)
+        rpn = final(boxes[:, :, None], scores[..., None], valid, image_sizes)
+        if self.roi_head is None:
+            return Stages(proposals, rpn, None)
+        class_logits, box_deltas = self.box_head(pyramid, boxes)
+        class_scores, class_boxes = self.box_head.decode(class_logits, box_deltas, boxes)
+        return Stages(proposals, rpn, final(class_boxes, class_scores, valid, image_sizes))
+
+
+def final_stage(boxes, scores, valid, image_size, *, score_threshold, nms_iou, detections_per_image):
+    """Per-class detections of one image: clip, drop empty boxes and low scores, NMS within each class, best ones.
+
+    boxes [N, K, 4], scores [N, K], valid [N], image_size [2] height, width. Boxes that clipping empties are
+    dropped before NMS, so they never take a place among the best (detectron2 drops them last).
+    """
+    count, classes = scores.shape
+    boxes = box_ops.clip(boxes, image_size).reshape(-1, 4)
+    labels = jnp.tile(jnp.arange(classes), count)
+    valid = jnp.repeat(valid, classes) & box_ops.nonempty(boxes) & (scores.reshape(-1) > score_threshold)
+    scores = jnp.where(valid, scores.reshape(-1), -1.0)
+    # With many classes few of the N x K candidates pass the threshold; the NMS matrix is only as large as this
+    candidates, index = jax.lax.top_k(scores, min(scores.shape[0], max(count, 4000)))
+    boxes, labels, valid = boxes[index], labels[index], valid[index]
+    keep, valid = class_nms(boxes, candidates, labels, valid, nms_iou, detections_per_image)
+    return Detections(
+        jnp.where(valid[:, None], boxes[keep], 0.0),
+        jnp.where(valid, candidates[keep], 0.0),
+        jnp.where(valid, labels[keep], 0),
+        valid,
+    )
+
+
+def frozen_parameters(params, freeze_at):
+    """Tree of bool like `params`: True where `freeze_at` keeps a parameter as it is."""
+
+    def frozen(path, _):
+        names = [entry.key for entry in path]
+        return names[0] == "resnet" and is_frozen(names[1:], freeze_at)
+
+    return jax.tree_util.tree_map_with_path(frozen, params)

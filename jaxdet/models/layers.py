@@ -1,0 +1,106 @@
+"""Convolution, dense layer, normalisation and pooling as the four networks use them.
+
+Kernels are [height, width, in, out], pictures [B, H, W, C]. Parameters are float32; `dtype` is what the
+arithmetic runs in.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxdet.ops.conv import conv2d
+
+NORMS = ("frozen_batch_norm", "batch_norm", "group_norm")
+
+
+class Conv(nn.Module):
+    """Convolution with a square kernel, padded so that stride 1 keeps the size (as torch's padding = size // 2).
+
+    [B, H, W, I] -> [B, ceil(H / stride), ceil(W / stride), features].
+    """
+
+    features: int
+    size: int = 3
+    stride: int = 1
+    use_bias: bool = True
+    kernel_init: Any = nn.initializers.he_normal()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        x = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        if self.use_bias:
+            x = x + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
+        return x
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch normalisation with fixed statistics and a fixed scale and bias (detectron2, FrozenBatchNorm2d).
+
+    All four vectors stand in the collection `constants`, so no gradient and no optimiser ever meets them.
+    """
+
+    epsilon: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (x.shape[-1],)
+
+        def constant(name, value):
+            return self.variable("constants", name, jnp.full, shape, value, jnp.float32).value
+
+        scale = constant("scale", 1.0) * jax.lax.rsqrt(constant("var", 1.0) + self.epsilon)
+        shift = constant("bias", 0.0) - constant("mean", 0.0) * scale
+        return x * scale.astype(self.dtype) + shift.astype(self.dtype)
+
+
+class Norm(nn.Module):
+    """One of NORMS. BatchNorm uses and updates batch statistics only where the caller made `batch_stats` mutable."""
+
+    kind: str
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+    scale_init: Any = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x):
+        if self.kind == "frozen_batch_norm":
+            return FrozenBatchNorm(self.epsilon, self.dtype, name="frozen_batch_norm")(x)
+        if self.kind == "batch_norm":
+            batch = self.is_mutable_collection("batch_stats") and not self.is_initializing()
+            return nn.BatchNorm(
+                use_running_average=not batch,
+                momentum=0.9,
+                epsilon=self.epsilon,
+                dtype=self.dtype,
+                scale_init=self.scale_init,
+                name="batch_norm",
+            )(x)
+        if self.kind == "group_norm":
+            groups = min(32, x.shape[-1] // 2)
+            return nn.GroupNorm(
+                groups, epsilon=self.epsilon, dtype=self.dtype, scale_init=self.scale_init, name="group_norm"
+            )(x)
+        raise ValueError(f"unknown normalisation {self.kind!r}; one of {', '.join(NORMS)}")
+
+
+def max_pool(x):
+    """3x3 maximum at stride 2, padded by 1: [B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), C].
+
+    Written as maxima of strided slices, first rows, then columns: the gradient of a window reduction is slow
+    on a CPU and this one is not.
+    """
+    lowest = jnp.finfo(x.dtype).min
+    for axis in (1, 2):
+        out = -(-x.shape[axis] // 2)
+        padding = [(0, 0)] * x.ndim
+        padding[axis] = (1, 2 * out - x.shape[axis])
+        padded = jnp.pad(x, padding, constant_values=lowest)
+        parts = [jax.lax.slice_in_dim(padded, i, i + 2 * out - 1, 2, axis) for i in range(3)]
+        x = jnp.maximum(jnp.maximum(parts[0], parts[1]), parts[2])
+    return x

@@ -1,0 +1,38 @@
+"""The anchors of a feature pyramid."""
+
+import jax.numpy as jnp
+import numpy as np
+
+
+def pyramid_anchors(feature_shapes, strides, sizes, ratios, rounded=False):
+    """Anchors of every level: a tuple of float32 [H*W*R, 4], x1 y1 x2 y2 in pixels, rows in order y, x, ratio.
+
+    feature_shapes  (H, W) of each level
+    strides         (vertical, horizontal) pixels between neighbouring cells of each level
+    sizes           square root of the anchors' area in pixels, one a level
+    ratios          height / width, the same on every level
+    rounded         cell anchors rounded to whole pixels, half to even (torchvision); detectron2 leaves them be
+
+    Anchors are centred on the top left corner of their cell and may leave the image. ValueError where the levels
+    do not agree in number. (FPN, Lin et al. 2017, section 4.1.)
+    """
+    return tuple(
+        _level_anchors(shape, stride, _cell_anchors(size, ratios, rounded))
+        for shape, stride, size in zip(feature_shapes, strides, sizes, strict=True)
+    )
+
+
+def _cell_anchors(size, ratios, rounded):
+    """The R anchors of one cell [R, 4] around the origin."""
+    height_factors = np.sqrt(np.asarray(ratios, np.float32))
+    heights, widths = height_factors * np.float32(size), (1 / height_factors) * np.float32(size)
+    cell = np.stack([-widths, -heights, widths, heights], axis=1) / 2
+    return np.round(cell) if rounded else cell
+
+
+def _level_anchors(shape, stride, cell):
+    # Made from two short ranges, so that a compiled program holds no large constants.
+    ys, xs = (jnp.arange(n, dtype=jnp.float32) * step for n, step in zip(shape, stride, strict=True))
+    ys, xs = jnp.broadcast_arrays(ys[:, None], xs[None, :])
+    shifts = jnp.stack([xs, ys, xs, ys], axis=-1)
+    return (shifts[:, :, None] + cell).reshape(-1, 4)

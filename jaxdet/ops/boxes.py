@@ -1,0 +1,106 @@
+"""Boxes: x1 y1 x2 y2 in pixels, continuous coordinates (width is x2 - x1, with no + 1).
+
+Every function takes NumPy or JAX arrays of any float type and returns float32.
+"""
+
+import math
+
+import jax.numpy as jnp
+
+# No box grows by more than this factor in one decoding: the largest side (1000) over the smallest stride (16).
+LARGEST_LOG_SCALE = math.log(1000.0 / 16)
+
+
+def area(boxes):
+    """Area [...] of boxes [..., 4] in square pixels; 0 where a side is negative."""
+    boxes = jnp.asarray(boxes, jnp.float32)
+    sides = jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0.0)
+    return sides[..., 0] * sides[..., 1]
+
+
+def nonempty(boxes, smallest_side=0.0):
+    """Whether both sides of boxes [..., 4] are large enough, as bool [...].
+
+    With `smallest_side` 0 both sides must be above 0 (detectron2), otherwise at least `smallest_side` pixels
+    (torchvision). A box with a NaN is not.
+    """
+    boxes = jnp.asarray(boxes, jnp.float32)
+    sides = boxes[..., 2:] - boxes[..., :2]
+    large = sides > 0 if smallest_side == 0 else sides >= smallest_side
+    return large.all(-1)
+
+
+def iou(a, b):
+    """Intersection over union [N, M] of every box of a [N, 4] with every box of b [M, 4].
+
+    0 where either box is empty (detectron2, pairwise_iou); a box that is not finite counts as empty.
+    """
+    a, b = _finite_or_empty(a)[:, None], _finite_or_empty(b)[None, :]
+    # One coordinate at a time: the [N, M, 2] of both axes together would be strided and never fuse as well.
+    width = jnp.minimum(a[..., 2], b[..., 2]) - jnp.maximum(a[..., 0], b[..., 0])
+    height = jnp.minimum(a[..., 3], b[..., 3]) - jnp.maximum(a[..., 1], b[..., 1])
+    intersection = jnp.maximum(width, 0.0) * jnp.maximum(height, 0.0)
+    union = area(a) + area(b) - intersection
+    meet = intersection > 0
+    return jnp.where(meet, intersection, 0.0) / jnp.where(meet, union, 1.0)
+
+
+def clip(boxes, size):
+    """Boxes [..., 4] moved into an image of size (height, width) in pixels; the size may be traced."""
+    height, width = size[0], size[1]
+    limit = jnp.stack([width, height, width, height]).astype(jnp.float32)
+    return jnp.clip(jnp.asarray(boxes, jnp.float32), 0.0, limit)
+
+
+def encode(boxes, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
+    """Deltas [..., 4] that move `anchors` [..., 4] onto `boxes` [..., 4], times `weights` (dx, dy, dw, dh).
+
+    Leading axes broadcast. A row whose box or anchor is empty or not finite has no deltas and gives 0.
+    (R-CNN, Girshick et al. 2014, appendix C; the weights as in Fast R-CNN.)
+    """
+    boxes, anchors = jnp.asarray(boxes, jnp.float32), jnp.asarray(anchors, jnp.float32)
+    areas = jnp.minimum(area(boxes), area(anchors)), jnp.maximum(area(boxes), area(anchors))
+    usable = ((areas[0] > 0) & jnp.isfinite(areas[1]))[..., None]
+    # Put a harmless box in before the logarithm, so that gradients are finite too.
+    unit = jnp.array([0.0, 0.0, 1.0, 1.0], jnp.float32)
+    centres, sides = _centres_and_sides(jnp.where(usable, boxes, unit))
+    anchor_centres, anchor_sides = _centres_and_sides(jnp.where(usable, anchors, unit))
+    shift = (centres - anchor_centres) / anchor_sides
+    deltas = jnp.concatenate([shift, jnp.log(sides / anchor_sides)], axis=-1)
+    return deltas * jnp.asarray(weights, jnp.float32)
+
+
+def decode(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
+    """Boxes [..., 4] that `deltas` [..., 4], divided by `weights`, make of `anchors` [..., 4].
+
+    Leading axes broadcast: deltas of every class [N, K, 4] go with anchors[:, None]. dw and dh are limited from
+    above only (detectron2, Box2BoxTransform; torchvision, BoxCoder). Boxes are not clipped to the image.
+    """
+    anchors = jnp.asarray(anchors, jnp.float32)
+    deltas = jnp.asarray(deltas, jnp.float32) / jnp.asarray(weights, jnp.float32)
+    anchor_centres, anchor_sides = _centres_and_sides(anchors)
+    centres = deltas[..., :2] * anchor_sides + anchor_centres
+    half = 0.5 * jnp.exp(jnp.minimum(deltas[..., 2:], LARGEST_LOG_SCALE)) * anchor_sides
+    return jnp.concatenate([centres - half, centres + half], axis=-1)
+
+
+def xywh_to_xyxy(boxes):
+    """Boxes [..., 4] given as x1 y1 width height (COCO) as x1 y1 x2 y2."""
+    boxes = jnp.asarray(boxes, jnp.float32)
+    return jnp.concatenate([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], axis=-1)
+
+
+def xyxy_to_xywh(boxes):
+    """Boxes [..., 4] given as x1 y1 x2 y2 as x1 y1 width height (COCO)."""
+    boxes = jnp.asarray(boxes, jnp.float32)
+    return jnp.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
+
+
+def _finite_or_empty(boxes):
+    boxes = jnp.asarray(boxes, jnp.float32)
+    return jnp.where(jnp.isfinite(area(boxes))[..., None], boxes, 0.0)
+
+
+def _centres_and_sides(boxes):
+    sides = boxes[..., 2:] - boxes[..., :2]
+    return boxes[..., :2] + 0.5 * sides, sides

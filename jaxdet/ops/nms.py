@@ -1,0 +1,50 @@
+"""Greedy non-maximum suppression of a fixed number of boxes."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxdet.ops.boxes import iou
+
+
+def nms(boxes, scores, valid, iou_threshold, count):
+    """Indices int32 [count] of the boxes that greedy NMS keeps, best score first, and which of them are valid.
+
+    boxes [N, 4], x1 y1 x2 y2 in pixels; scores [N]; valid bool [N]. Taken by falling score, a box is kept unless
+    its IoU with one kept before is strictly above `iou_threshold`. Equal scores go to the first row. A row whose
+    score is not finite counts as not valid. The result is that of the sequential algorithm, exactly (torchvision,
+    nms); `count` may exceed N. Memory is O(N^2): choose the best few thousand boxes first.
+    """
+    return class_nms(boxes, scores, jnp.zeros(len(scores), jnp.int32), valid, iou_threshold, count)
+
+
+def class_nms(boxes, scores, classes, valid, iou_threshold, count):
+    """As `nms`, with boxes of different classes int [N] never suppressing each other."""
+    boxes, classes = jnp.asarray(boxes, jnp.float32), jnp.asarray(classes)
+    score = jnp.where(valid & jnp.isfinite(scores), scores, -jnp.inf)
+    order = jnp.argsort(-score, stable=True)
+    boxes, classes, alive = boxes[order], classes[order], score[order] > -jnp.inf
+
+    row = jnp.arange(len(order))
+    suppresses = (iou(boxes, boxes) > iou_threshold) & (row[:, None] < row[None, :])
+    suppresses &= classes[:, None] == classes[None, :]
+    keep = _greedy(suppresses, alive)
+
+    kept = jnp.nonzero(keep, size=count, fill_value=0)[0]
+    filled = jnp.arange(count) < jnp.sum(keep)
+    return jnp.where(filled, order[kept], 0).astype(jnp.int32), filled
+
+
+def _greedy(suppresses, alive):
+    """Rows kept when taken in order, where `suppresses` [N, N] is upper triangular.
+
+    Every round is right for at least one row more than the round before, since a row depends on earlier rows only;
+    so the first set of rows that a round leaves unchanged is the answer, a few rounds later in practice.
+    """
+
+    def improve(state):
+        keep, _ = state
+        better = alive & ~jnp.any(suppresses & keep[:, None], axis=0)
+        return better, jnp.any(better != keep)
+
+    keep, _ = jax.lax.while_loop(lambda state: state[1], improve, (alive, jnp.any(alive)))
+    return keep

@@ -1,0 +1,234 @@
+"""RoIAlign: a fixed grid of features for each box, from one feature map or from the level of a pyramid that suits the box.
+
+The grid of one box is separable: every output cell is a sum over a few rows times a sum over a few columns, so a box is
+described by indices and weights along each axis ("taps") and nothing larger is ever built.
+Source: Mask R-CNN (He et al., 2017); the details are those of detectron2's ROIAlign and torchvision's roi_align.
+"""
+
+import functools
+import itertools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+CANONICAL_LEVEL = 4
+CANONICAL_SIDE = 224.0
+TILE = 16  # cells; a box on the level that suits it covers 14 to 28 each way
+
+
+class Taps(NamedTuple):
+    """Which cells an output cell sums, along each axis; T = 2 * sampling_ratio. Repeated and zero taps are ordinary."""
+
+    level: jax.Array  # [N] int32, position in the tuple of levels
+    y_index: jax.Array  # [N, size, T] int32
+    y_weight: jax.Array  # [N, size, T] float32
+    x_index: jax.Array
+    x_weight: jax.Array
+
+
+def box_levels(boxes, lowest=2, highest=5, level_epsilon=0.0):
+    """Pyramid level of each box: floor(4 + log2(sqrt(area) / 224) + level_epsilon), clamped to lowest..highest.
+
+    boxes [..., 4] x1 y1 x2 y2 in pixels -> int32 [...]. Boxes of no area, inverted or NaN get the lowest level.
+    level_epsilon 0 is detectron2's assign_boxes_to_levels (its 1e-8 inside the logarithm only keeps it finite), 1e-6 is
+    torchvision's LevelMapper. Written as comparisons, so that no platform's logarithm decides.
+    Source: Feature Pyramid Networks (Lin et al., 2017), equation 1.
+    """
+    width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
+    side = jnp.sqrt(jnp.where((width > 0) & (height > 0), width * height, 0.0)) / CANONICAL_SIDE
+    thresholds = [
+        2.0 ** (level - CANONICAL_LEVEL - level_epsilon) for level in range(lowest + 1, highest + 1)
+    ]
+    reached = [(side >= threshold).astype(jnp.int32) for threshold in thresholds]
+    return sum(reached, jnp.full(side.shape, lowest, jnp.int32))
+
+
+def roi_align(features, boxes, scale, size=7, sampling_ratio=2, aligned=True):
+    """RoIAlign on one feature map.
+
+    features [H, W, C], boxes [N, 4] x1 y1 x2 y2 in image pixels, scale = cells per pixel, a number or a (vertical,
+    horizontal) pair -> [N, size, size, C] in the type of the features, summed in float32. Each output cell is the mean of
+    sampling_ratio x sampling_ratio bilinear samples. aligned subtracts half a cell from the boxes; not aligned, a box
+    measures at least one cell each way. A sample further than one cell outside the map is 0, nearer it takes the edge.
+    Boxes carry no gradient; a box with a value that is not finite gives zeros.
+    """
+    level = jnp.zeros(boxes.shape[0], jnp.int32)
+    return _align((features,), boxes, level, (scale,), size, sampling_ratio, aligned)
+
+
+def pyramid_roi_align(
+    features, boxes, strides, size=7, sampling_ratio=2, aligned=True, lowest_level=2, level_epsilon=0.0
+):
+    """RoIAlign of each box on the one level of a pyramid that suits its size.
+
+    features: tuple of [H_l, W_l, C], finest first, the first being level lowest_level; boxes [N, 4] x1 y1 x2 y2 in image
+    pixels; strides: pixels per cell of each level, numbers or (vertical, horizontal) pairs -> [N, size, size, C].
+    The level is that of box_levels, everything else as in roi_align. Source: detectron2's ROIPooler and torchvision's
+    MultiScaleRoIAlign.
+    """
+    level = box_levels(boxes, lowest_level, lowest_level + len(features) - 1, level_epsilon) - lowest_level
+    scales = tuple(1.0 / jnp.asarray(stride, jnp.float32) for stride in strides)
+    return _align(tuple(features), boxes, level, scales, size, sampling_ratio, aligned)
+
+
+def _align(features, boxes, level, scales, size, sampling_ratio, aligned):
+    shapes = tuple(level_features.shape[:2] for level_features in features)
+    boxes = jax.lax.stop_gradient(boxes).astype(jnp.float32)
+    finite = jnp.isfinite(boxes).all(-1)
+    boxes = jnp.where(finite[:, None], boxes, 0.0)
+    scale = jnp.stack([jnp.broadcast_to(jnp.asarray(scale, jnp.float32), 2) for scale in scales])[level]
+    cells = jnp.array(shapes, jnp.int32)[level]
+    y_index, y_weight = _axis_taps(boxes[:, 1::2], scale[:, 0], cells[:, 0], size, sampling_ratio, aligned)
+    x_index, x_weight = _axis_taps(boxes[:, 0::2], scale[:, 1], cells[:, 1], size, sampling_ratio, aligned)
+    y_weight = jnp.where(finite[:, None, None], y_weight, 0.0)
+    return _sample(shapes, features, Taps(level, y_index, y_weight, x_index, x_weight))
+
+
+def _axis_taps(sides, scale, cells, size, sampling_ratio, aligned):
+    """Indices and weights along one axis of boxes with sides [N, 2], both [N, size, 2 * sampling_ratio]."""
+    start, end = (sides * scale[:, None]).T
+    length = (end - start) if aligned else jnp.maximum(end - start, 1.0)
+    start = start - 0.5 if aligned else start
+    steps = (jnp.arange(size * sampling_ratio, dtype=jnp.float32) + 0.5) / sampling_ratio
+    position = start[:, None] + steps * (length / size)[:, None]
+    last = cells[:, None] - 1
+    inside = (position >= -1.0) & (position <= last + 1)
+    position = jnp.clip(position, 0.0, last)
+    index = position.astype(jnp.int32)
+    fraction = position - index
+    index = jnp.stack([index, jnp.minimum(index + 1, last)], axis=-1)
+    weight = (
+        jnp.where(inside[..., None], jnp.stack([1.0 - fraction, fraction], axis=-1), 0.0) / sampling_ratio
+    )
+    shape = (len(sides), size, 2 * sampling_ratio)
+    return index.reshape(shape), weight.reshape(shape)
+
+
+def _row_taps(shapes, taps):
+    """The pairs of taps: rows into the concatenation of all cells and weights, both [N, size, size], one pair at a time."""
+    widths = jnp.array([width for _, width in shapes], jnp.int32)
+    sizes = [0] + [height * width for height, width in shapes[:-1]]
+    first = jnp.cumsum(jnp.array(sizes, jnp.int32))[taps.level]
+    y_row = first[:, None, None] + taps.y_index * widths[taps.level][:, None, None]
+    for i in range(taps.y_index.shape[-1]):
+        for j in range(taps.x_index.shape[-1]):
+            rows = y_row[:, :, None, i] + taps.x_index[:, None, :, j]
+            yield rows, (taps.y_weight[:, :, None, i] * taps.x_weight[:, None, :, j])[..., None]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sample(shapes, features, taps):
+    """Weighted sums of gathered cells: [H_l, W_l, C] of every level -> [N, size, size, C]."""
+    cells = jnp.concatenate(
+        [level_features.reshape(-1, level_features.shape[-1]) for level_features in features]
+    )
+    total = sum(weight * cells[rows].astype(jnp.float32) for rows, weight in _row_taps(shapes, taps))
+    return total.astype(cells.dtype)
+
+
+def _sample_forward(shapes, features, taps):
+    return _sample(shapes, features, taps), taps
+
+
+def _sample_backward(shapes, taps, cotangent):
+    # A scatter of rows is one of the slowest things XLA does on a CPU: there, whole tiles of cells are added instead.
+    gradient = jax.lax.platform_dependent(
+        taps,
+        cotangent.astype(jnp.float32),
+        cpu=functools.partial(_spread_tiles, shapes),
+        default=functools.partial(_spread_rows, shapes),
+    )
+    return tuple(level_gradient.astype(cotangent.dtype) for level_gradient in gradient), None
+
+
+_sample.defvjp(_sample_forward, _sample_backward)
+
+
+def _spread_rows(shapes, taps, cotangent):
+    """Gradient of the features by scattering rows of channels, [N, size, size, C] -> [H_l, W_l, C] of every level."""
+    ends = list(itertools.accumulate(height * width for height, width in shapes))
+    cells = jnp.zeros((ends[-1], cotangent.shape[-1]), jnp.float32)
+    for rows, weight in _row_taps(shapes, taps):
+        cells = cells.at[rows].add(weight * cotangent)
+    levels = jnp.split(cells, ends[:-1])
+    return tuple(level.reshape(*shape, -1) for level, shape in zip(levels, shapes, strict=True))
+
+
+def _spread_tiles(shapes, taps, cotangent):
+    """The same gradient, adding one tile of cells at a time to the level of its box.
+
+    A loop over boxes would be batched into a loop of selects; boxes of several images are joined into one list instead.
+    """
+
+    def spread(image_count):
+        @jax.custom_batching.custom_vmap
+        def spread_images(image, taps, cotangent):
+            return _spread_tiles_of_images(shapes, image_count, image, taps, cotangent)
+
+        @spread_images.def_vmap
+        def spread_batch(batch, batched, image, taps, cotangent):
+            arrays = jax.tree.map(
+                lambda array, is_batched: (
+                    array if is_batched else jnp.broadcast_to(array, (batch, *array.shape))
+                ),
+                (image, taps, cotangent),
+                tuple(batched),
+            )
+            image, taps, cotangent = arrays
+            image = image + image_count * jnp.arange(batch)[:, None]
+            image, taps, cotangent = jax.tree.map(
+                lambda array: array.reshape(-1, *array.shape[2:]), (image, taps, cotangent)
+            )
+            levels = spread(batch * image_count)(image, taps, cotangent)
+            levels = tuple(level.reshape(batch, image_count, *level.shape[1:]) for level in levels)
+            return levels, (True,) * len(levels)
+
+        return spread_images
+
+    levels = spread(1)(jnp.zeros(len(cotangent), jnp.int32), taps, cotangent)
+    return tuple(level[0] for level in levels)
+
+
+def _spread_tiles_of_images(shapes, image_count, image, taps, cotangent):
+    """Boxes of several images, image [N] saying which -> [image_count, H_l, W_l, C] of every level."""
+    size, channels = cotangent.shape[2:]
+    order = jnp.argsort(taps.level)
+    ends = jnp.searchsorted(taps.level[order], jnp.arange(len(shapes)), side="right")
+    y_first, y_last = taps.y_index.min((1, 2)), taps.y_index.max((1, 2))
+    x_first, x_last = taps.x_index.min((1, 2)), taps.x_index.max((1, 2))
+
+    def level_gradient(level):
+        height, width = shapes[level]
+        rows, columns = min(TILE, height), min(TILE, width)
+
+        def add_box(position, gradient):
+            box = order[position]
+            columns_of_tiles = (x_last[box] - x_first[box]) // columns + 1
+            tile_count = ((y_last[box] - y_first[box]) // rows + 1) * columns_of_tiles
+
+            def add_tile(tile, gradient):
+                y = y_first[box] + tile // columns_of_tiles * rows
+                x = x_first[box] + tile % columns_of_tiles * columns
+                # At the far edges the tile is moved back inside, and the cells it has in common with the last one get 0.
+                y_start, x_start = jnp.minimum(y, height - rows), jnp.minimum(x, width - columns)
+                y_weight = _dense_weights(taps.y_index[box], taps.y_weight[box], y, y_start, rows)
+                x_weight = _dense_weights(taps.x_index[box], taps.x_weight[box], x, x_start, columns)
+                spread = (y_weight @ cotangent[box].reshape(size, -1)).reshape(rows, size, channels)
+                spread = jnp.broadcast_to(x_weight, (rows, columns, size)) @ spread
+                corner = (image[box], y_start, x_start, 0)
+                before = jax.lax.dynamic_slice(gradient, corner, (1, rows, columns, channels))
+                return jax.lax.dynamic_update_slice(gradient, before + spread, corner)
+
+            return jax.lax.fori_loop(0, tile_count, add_tile, gradient)
+
+        zeros = jnp.zeros((image_count, height, width, channels), jnp.float32)
+        return jax.lax.fori_loop(0 if level == 0 else ends[level - 1], ends[level], add_box, zeros)
+
+    return tuple(level_gradient(level) for level in range(len(shapes)))
+
+
+def _dense_weights(index, weight, first, start, count):
+    """Taps [size, T] of one axis as a matrix [count, size] for the cells from start on; cells before first get 0."""
+    cell = start + jnp.arange(count)[:, None, None]
+    return jnp.where((cell == index) & (cell >= first), weight, 0.0).sum(-1)

@@ -1,0 +1,39 @@
+"""A random, fixed-size choice of positives and negatives."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Sample(NamedTuple):
+    """The rows chosen for a loss, positives first."""
+
+    index: jax.Array  # int32 [count], rows of the label array; 0 where not valid
+    valid: jax.Array  # bool [count], False for a slot that was not filled: it must carry no loss
+
+
+def sample(key, label, count, positive_fraction):
+    """Choose up to `count` of the rows of label int [A]: 1 positive, 0 negative, anything else never chosen.
+
+    At most int(count * positive_fraction) positives, then negatives for the rest, each uniformly at random without
+    replacement. Where there are too few negatives, fewer than `count` slots are valid. `count` may exceed A.
+    (Fast R-CNN, Girshick 2015, section 2.3; detectron2, subsample_labels.)
+    """
+    rows = label.shape[0]
+    priority = jax.random.uniform(key, (rows,))
+    positives, positive_total = _choose(priority, label == 1, min(int(count * positive_fraction), rows))
+    negatives, negative_total = _choose(priority, label == 0, min(count, rows))
+
+    slot = jnp.arange(count)
+    candidates = jnp.concatenate([positives, negatives])
+    candidate = jnp.where(slot < positive_total, slot, slot - positive_total + len(positives))
+    valid = slot < positive_total + negative_total
+    index = candidates[jnp.minimum(candidate, len(candidates) - 1)]
+    return Sample(jnp.where(valid, index, 0).astype(jnp.int32), valid)
+
+
+def _choose(priority, eligible, count):
+    """Up to `count` eligible rows of highest priority, best first, and how many there are."""
+    value, index = jax.lax.top_k(jnp.where(eligible, priority, -1.0), count)
+    return index, jnp.sum(value >= 0)

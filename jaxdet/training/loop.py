@@ -1,0 +1,238 @@
+"""The trainer, read from top to bottom.
+
+A workdir holds config.json, metrics.jsonl, TensorBoard files, skipped.jsonl and checkpoints/. Starting on a workdir
+that has a checkpoint goes on from it; since batch and noise of a step depend on (config, seed, step) alone, the
+numbers are those of a run that was never stopped.
+"""
+
+import functools
+import json
+import os
+import pathlib
+import time
+
+import jax
+import numpy as np
+
+from jaxdet.checkpoint import Checkpoints
+from jaxdet.config import check_config, compare_configs
+from jaxdet.data import pipeline
+from jaxdet.data.coco import summary
+from jaxdet.evaluation import run as evaluation
+from jaxdet.evaluation.coco import table
+from jaxdet.models import FasterRCNN
+from jaxdet.training.mesh import data_mesh, put_batch, replicated
+from jaxdet.training.metrics import MetricsLog, Progress
+from jaxdet.training.optimizer import optimizer, peak_rate
+from jaxdet.training.step import create_state, train_step
+
+
+def train(config, workdir):
+    """Trains `config` in `workdir`, going on from its last checkpoint, and evaluates at the end.
+
+    Returns the final TrainState. Raises ValueError or FileNotFoundError before the first step where config or data are
+    wrong, and FloatingPointError, naming step and images, where a loss or gradient is not finite; the last checkpoint
+    is then from before.
+    """
+    workdir = pathlib.Path(workdir)
+    # ---- config and data, checked before anything is written ---------------------------------------------------------
+    check_config(config)
+    train_source = pipeline.open_source(config.data.train, config.data.categories or None)
+    val_source = pipeline.open_source(config.data.val, config.data.categories or None)
+    for name, source in (("train", train_source), ("val", val_source)):
+        print(f"{name}: {summary(source)}")
+        check_categories(config, source)
+    workdir.mkdir(parents=True, exist_ok=True)
+    checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
+    compare_configs(workdir, config, resuming=checkpoints.latest_step() is not None)
+    write_skipped(workdir, train=train_source, val=val_source)
+
+    boxes = pipeline.max_boxes(train_source, val_source)
+    batches = pipeline.TrainingBatches(
+        train_source, config.data.train, config.seed, config.train.batch_size, boxes
+    )
+
+    # ---- model and state ---------------------------------------------------------------------------------------------
+    mesh = data_mesh()
+    if config.train.batch_size % (mesh.size * config.train.accumulation):
+        raise ValueError(
+            f"train.batch_size {config.train.batch_size} does not divide into {config.train.accumulation} parts "
+            f"(train.accumulation) of {mesh.size} devices"
+        )
+    model = FasterRCNN(**config.model)
+    update = optimizer(config)
+    create = jax.jit(lambda: create_state(model, update, config), out_shardings=replicated(mesh))
+    if checkpoints.latest_step() is None:
+        state = create()
+    else:
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), jax.eval_shape(create)
+        )
+        state = checkpoints.restore(checkpoints.latest_step(), like)
+        print(f"going on from step {int(state.step)} of {workdir}")
+    start = int(state.step)
+    print(
+        f"learning rate {peak_rate(config):g} after {config.optimizer.warmup_steps} steps of warmup, "
+        f"for batches of {config.train.batch_size}"
+    )
+
+    # ---- every shape compiled once, before the first step ------------------------------------------------------------
+    step = functools.partial(train_step, model=model, optimizer=update, config=config)
+    steps = compile_shapes("training", step, state, batches.shapes, config.train.batch_size, boxes, mesh)
+    validation = Validation(config, model, val_source, boxes, mesh, state)
+
+    # ---- the loop ----------------------------------------------------------------------------------------------------
+    log, progress = MetricsLog(workdir, start), Progress(start, config.train.steps)
+    read = batches.read(start, config.train.steps, config.data.workers)
+    pending = None
+    try:
+        for number in range(start + 1, config.train.steps + 1):
+            waiting = time.perf_counter()
+            batch = next(read)
+            waited = time.perf_counter() - waiting
+            state, metrics = steps[batch["images"].shape[1:3]](state, put_batch(batch, mesh))
+            # the device works on this step while the host looks at the one before
+            if pending:
+                check_finite(*pending)
+            pending = number, metrics, batch["image_ids"]
+            progress.lap(waited)
+
+            last = number == config.train.steps
+            evaluates = last or number % config.train.evaluate_every == 0
+            saves = evaluates or number % config.train.checkpoint_every == 0
+            if number % config.train.log_every == 0 or saves:
+                metrics = check_finite(*pending)
+                times = {"step_time": progress.step_time, "data_time": progress.data_time}
+                log.write(number, metrics | times)
+                progress.show(metrics)
+            average_precision = None
+            if evaluates:
+                results, losses = validation(state)
+                average_precision = results.get("roi", results["rpn"])["AP"]
+                log.write(number, flat_results(results) | {f"val/{name}": v for name, v in losses.items()})
+                progress.bar.write(f"step {number}\n{results_table(results)}")
+            if saves:
+                checkpoints.save(number, state, average_precision)
+                progress.pause()
+    finally:
+        progress.close()
+        log.close()
+        checkpoints.close()
+    compiled = len(steps) + len(validation.compiled)
+    print(f"compiled {len(steps)} shapes for training and {len(validation.compiled)} for evaluation: {compiled} in all")
+    return state
+
+
+class Validation:
+    """Losses and COCO numbers over the whole validation split; compiled once a shape, on first use."""
+
+    def __init__(self, config, model, source, boxes, mesh, state):
+        size = config.evaluation.batch_size
+        size = -(-size // mesh.size) * mesh.size
+        self.batches = pipeline.EvaluationBatches(source, config.data.val, size, boxes)
+        self.config, self.model, self.source, self.boxes, self.mesh = config, model, source, boxes, mesh
+        self.compiled = {}
+
+    def __call__(self, state):
+        variables = state.variables(averaged=True)
+        if not self.compiled:
+            evaluate = functools.partial(self.model.apply, method="evaluate")
+            key = jax.random.key(self.config.seed)
+            self.compiled = compile_shapes(
+                "evaluation",
+                lambda variables, batch: evaluate(variables, batch, key),
+                variables,
+                self.batches.shapes,
+                self.batches.batch_size,
+                self.boxes,
+                self.mesh,
+            )
+        losses = []
+
+        def stages_of(batch):
+            stages, part = self.compiled[batch["images"].shape[1:3]](variables, put_batch(batch, self.mesh))
+            losses.append((np.count_nonzero(batch["image_sizes"][:, 0]), part))
+            return stages
+
+        read = self.batches.read(self.config.data.workers)
+        found, seen, unreadable = evaluation.collect(read, stages_of, self.source)
+        if unreadable:
+            print(f"{len(unreadable)} pictures do not decode: image ids {unreadable[:10]}")
+        images = max(sum(count for count, _ in losses), 1)
+        means = {
+            name: sum(count * float(part[name]) for count, part in losses) / images for name in losses[0][1]
+        }
+        self.found = found
+        return evaluation.summarize(self.source, found, seen), means | {"loss": sum(means.values())}
+
+
+def compile_shapes(purpose, function, first, shapes, batch_size, boxes, mesh):
+    """One executable a batch shape: {(H, W): compiled(first, batch)}. They can never compile again."""
+    compiled = {}
+    for shape in shapes:
+        started = time.perf_counter()
+        example = put_batch(example_batch(batch_size, shape, boxes), mesh)
+        donate = (0,) if purpose == "training" else ()
+        compiled[shape] = jax.jit(function, donate_argnums=donate).lower(first, example).compile()
+        print(f"compiled {purpose} for {shape[0]}x{shape[1]} in {time.perf_counter() - started:.1f} s")
+    return compiled
+
+
+def example_batch(batch_size, shape, boxes):
+    """A batch of empty slots."""
+    return {
+        "images": np.zeros((batch_size, *shape, 3), np.uint8),
+        "image_sizes": np.zeros((batch_size, 2), np.int32),
+        "gt_boxes": np.zeros((batch_size, boxes, 4), np.float32),
+        "gt_labels": np.zeros((batch_size, boxes), np.int32),
+        "gt_valid": np.zeros((batch_size, boxes), bool),
+        "image_ids": np.full(batch_size, -1, np.int64),
+    }
+
+
+def check_finite(number, metrics, image_ids):
+    """Metrics as floats; raises FloatingPointError, naming step and images, where they are not finite."""
+    metrics = {name: float(value) for name, value in metrics.items()}
+    if not metrics.pop("finite"):
+        raise FloatingPointError(
+            f"step {number}: loss {metrics['loss']}, gradient norm {metrics['gradient_norm']}; image ids "
+            f"{image_ids.tolist()}. The parameters of this step were not used and the last checkpoint is good. "
+            "Look at these images (python -m jaxdet predict), lower optimizer.learning_rate or set optimizer.clip_norm."
+        )
+    return metrics
+
+
+def check_categories(config, source):
+    """Raises ValueError unless the model has as many classes as the data set has categories."""
+    if len(source.categories) != config.model.num_classes:
+        names = ", ".join(category["name"] for category in source.categories)
+        raise ValueError(
+            f"model.num_classes is {config.model.num_classes}, but config.data.categories choose "
+            f"{len(source.categories)} categories ({names})"
+        )
+
+
+def write_skipped(workdir, **sources):
+    """W/skipped.jsonl: every record or box that was left out, and why."""
+    partial = workdir / "skipped.jsonl.partial"
+    with partial.open("w") as file:
+        for split, source in sources.items():
+            for item in source.skipped:
+                file.write(json.dumps({"split": split} | item, default=str) + "\n")
+    os.replace(partial, workdir / "skipped.jsonl")
+
+
+def flat_results(results):
+    """{"val/AP": .., "val/rpn_AP": .., ..} of an evaluation."""
+    flat = {f"val/{name}": value for name, value in results.get("roi", {}).items()}
+    flat |= {f"val/rpn_{name}": value for name, value in results["rpn"].items()}
+    return flat | {f"val/proposals_{name}": value for name, value in results["proposals"].items()}
+
+
+def results_table(results):
+    """The twelve rows with a column for each stage, and the proposals' recall."""
+    columns = {"RPN alone": results["rpn"]}
+    if "roi" in results:
+        columns["with RoI head"] = results["roi"]
+    recall = ", ".join(f"{name} {value:.3f}" for name, value in results["proposals"].items())
+    return f"{table(columns)}\nproposals: {recall}; {results['images']} images"

@@ -1,0 +1,79 @@
+"""What a run writes down: metrics.jsonl, TensorBoard files and the progress bar."""
+
+import json
+import os
+import pathlib
+import time
+
+import tensorboardX
+import tqdm
+
+
+class MetricsLog:
+    """Lines of W/metrics.jsonl, one JSON object each with its "step", and the same as TensorBoard scalars.
+
+    Going on from `step`, lines of later steps (of a run that died after its last checkpoint) are dropped, so that
+    each step stands there once.
+    """
+
+    def __init__(self, workdir, step):
+        self.path = pathlib.Path(workdir) / "metrics.jsonl"
+        if self.path.exists():
+            kept = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
+            partial = self.path.with_suffix(".partial")
+            partial.write_text("".join(line + "\n" for line in kept))
+            os.replace(partial, self.path)
+        self.file = self.path.open("a")
+        self.tensorboard = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
+
+    def write(self, step, values):
+        """Appends one line; values: dict of name to float."""
+        self.file.write(json.dumps({"step": step} | values) + "\n")
+        self.file.flush()
+        for name, value in values.items():
+            self.tensorboard.add_scalar(name, value, step)
+
+    def close(self):
+        """Closes both."""
+        self.file.close()
+        self.tensorboard.close()
+
+
+def _step(line):
+    """Step of a line; infinite where a crash cut it off."""
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):
+        return float("inf")
+
+
+class Progress:
+    """The bar: loss, rate, step time, data time, time left. `lap` is called once a step."""
+
+    def __init__(self, start, steps):
+        self.bar = tqdm.tqdm(
+            initial=start, total=steps, unit="step", dynamic_ncols=True, mininterval=1.0, smoothing=0.05
+        )
+        self.last, self.step_time, self.data_time = time.perf_counter(), 0.0, 0.0
+
+    def lap(self, waited):
+        """Ends a step that waited `waited` seconds for its batch."""
+        now = time.perf_counter()
+        self.step_time, self.data_time, self.last = now - self.last, waited, now
+        self.bar.update()
+
+    def show(self, metrics):
+        """Puts the newest numbers behind the bar."""
+        share = 100 * self.data_time / max(self.step_time, 1e-9)
+        self.bar.set_postfix_str(
+            f"loss {metrics['loss']:.3f}, rate {metrics['learning_rate']:.2g}, "
+            f"{self.step_time:.2f} s a step, {share:.0f}% waiting for data"
+        )
+
+    def pause(self):
+        """The next lap starts now (after an evaluation or a save)."""
+        self.last = time.perf_counter()
+
+    def close(self):
+        """Leaves the bar as it is."""
+        self.bar.close()

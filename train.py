@@ -1,0 +1,23 @@
+"""Trains a detector: python train.py --config configs/person.py --workdir runs/person [--config.any.key=value]."""
+
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, FILE[:ARGS].", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; an existing one is gone on with.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(_):
+    from jaxdet.training.loop import train  # after the flags: a misspelt one answers at once
+
+    try:
+        train(CONFIG.value, WORKDIR.value)
+    except (FileNotFoundError, ValueError, FloatingPointError) as error:
+        sys.exit(f"train.py: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main)
