@@ -11,7 +11,6 @@ DEMO := $(RUNS)/demo
 demo: $(READY)
 	$(BIN)/python train.py --config configs/person_demo.py --workdir $(DEMO)
 	$(BIN)/python eval.py --config configs/person_demo.py --workdir $(DEMO)
-	$(BIN)/python -m jaxdet predict --workdir $(DEMO)
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_FLAGS)

@@ -2,7 +2,7 @@
 
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, FILE[:ARGS].", lock_config=True)
@@ -13,6 +13,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 def main(_):
     from jaxdet.training.loop import train  # after the flags: a misspelt one answers at once
 
+    logging.set_verbosity(logging.WARNING)  # Orbax reports every file it touches
     try:
         train(CONFIG.value, WORKDIR.value)
     except (FileNotFoundError, ValueError, FloatingPointError) as error:

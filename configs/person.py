@@ -24,7 +24,9 @@ def get_config():
     config.model.pixel_std = (58.395, 57.12, 57.375)
     config.model.bgr = False
     config.model.backbone = ConfigDict(
-        dict(depth=50, width=64, norm="frozen_batch_norm", norm_epsilon=1e-5, freeze_at=2, stride_in_1x1=False)
+        dict(
+            depth=50, width=64, norm="frozen_batch_norm", norm_epsilon=1e-5, freeze_at=2, stride_in_1x1=False
+        )
     )
     config.model.fpn = ConfigDict(dict(channels=256, norm=""))
     config.model.rpn = ConfigDict(

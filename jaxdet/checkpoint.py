@@ -1,6 +1,6 @@
 """Checkpoints of a run, by Orbax: atomic, the last few and the best.
 
-    W/checkpoints/STEP/     a whole TrainState; a folder under its final name is complete
+W/checkpoints/STEP/     a whole TrainState; a folder under its final name is complete
 """
 
 import pathlib
@@ -28,7 +28,8 @@ class Checkpoints:
             create=not read_only,
             enable_async_checkpointing=False,
         )
-        self.manager = ocp.CheckpointManager(folder, options=options)
+        handler = ocp.StandardCheckpointHandler()
+        self.manager = ocp.CheckpointManager(folder, options=options, item_handlers=handler)
 
     def latest_step(self):
         """Step of the newest checkpoint, None without one."""
@@ -49,6 +50,13 @@ class Checkpoints:
         """The state of `step`, with the structure, shapes and shardings of `like` (arrays or ShapeDtypeStructs)."""
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         return self.manager.restore(step, args=ocp.args.StandardRestore(abstract))
+
+    def restore_arrays(self, step):
+        """The state of `step` as nested dicts of arrays on the first device, however it was saved."""
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        saved = self.manager.item_metadata(step)
+        like = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=device), saved)
+        return self.manager.restore(step, args=ocp.args.StandardRestore(like))
 
     def close(self):
         """Frees Orbax's threads."""

@@ -4,6 +4,8 @@ import json
 import os
 import pathlib
 
+from ml_collections import ConfigDict
+
 from jaxdet.models.layers import NORMS
 from jaxdet.models.resnet import BLOCKS
 
@@ -54,7 +56,10 @@ def check_config(config):
     if flat["train.batch_size"] % flat["train.accumulation"]:
         wrong.append("  config.train.batch_size does not divide into config.train.accumulation parts")
     if flat["optimizer.schedule"] == "step" and any(
-        a >= b for a, b in zip(flat["optimizer.step_boundaries"], flat["optimizer.step_boundaries"][1:], strict=False)
+        a >= b
+        for a, b in zip(
+            flat["optimizer.step_boundaries"], flat["optimizer.step_boundaries"][1:], strict=False
+        )
     ):
         wrong.append("  config.optimizer.step_boundaries must rise")
     if wrong:
@@ -72,21 +77,36 @@ def flatten(config, prefix=""):
     return flat
 
 
+def changes(before, now):
+    """{key: "old -> new"} of every key that differs between two configs, given as nested dicts."""
+    before, now = (flatten(json.loads(json.dumps(config))) for config in (before, now))
+    keys = [key for key in sorted(before | now) if before.get(key, "absent") != now.get(key, "absent")]
+    return {key: f"{before.get(key, 'absent')} -> {now.get(key, 'absent')}" for key in keys}
+
+
+def check_same_model(before, now, workdir):
+    """Raises ValueError, key by key, where `model` differs but for `model.test`: the checkpoints hold another model."""
+    changed = changes({"model": before.model.to_dict()}, {"model": now.model.to_dict()})
+    lines = [
+        f"  config.{key}: {change}" for key, change in changed.items() if not key.startswith("model.test.")
+    ]
+    if lines:
+        raise ValueError(f"{workdir} holds another model; take another workdir or undo\n" + "\n".join(lines))
+
+
 def compare_configs(workdir, config, resuming):
     """Writes W/config.json; where a run goes on, first names each key that differs from the one it was started with.
 
-    Raises ValueError where a key of `model` differs (those of `model.test` may): the checkpoint holds another model.
-    Everything else may change on the way and counts from here on.
+    Raises ValueError where the model differs. Everything else may change on the way and counts from here on.
     """
-    path, new = pathlib.Path(workdir) / "config.json", config.to_dict()
+    path = pathlib.Path(workdir) / "config.json"
     if resuming and path.exists():
-        before, now = flatten(json.loads(path.read_text())), flatten(json.loads(json.dumps(new)))
-        changed = [key for key in sorted(before | now) if before.get(key, "absent") != now.get(key, "absent")]
-        lines = [f"  config.{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}" for key in changed]
-        if any(key.split(".")[0] == "model" and not key.startswith("model.test.") for key in changed):
-            raise ValueError(f"{workdir} holds another model; take another workdir or undo:\n" + "\n".join(lines))
-        if lines:
-            print("the config changed since this run was started; from here on:\n" + "\n".join(lines))
+        before = ConfigDict(json.loads(path.read_text()))
+        check_same_model(before, config, workdir)
+        changed = changes(before.to_dict(), config.to_dict())
+        if changed:
+            print("the config changed since this run was started; from here on")
+            print("\n".join(f"  config.{key}: {change}" for key, change in changed.items()))
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(new, indent=2) + "\n")
+    partial.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
     os.replace(partial, path)

@@ -67,7 +67,8 @@ class Annotations:
         self.labels = np.array(columns.labels, np.int32)[order]
         self.crowd = np.array(columns.crowds, bool)[order]
         areas = np.array(columns.areas, np.float64)[order]
-        self.area = np.where(np.isnan(areas), self.original[:, 2] * self.original[:, 3], areas)
+        with np.errstate(over="ignore"):
+            self.area = np.where(np.isnan(areas), self.original[:, 2] * self.original[:, 3], areas)
         self.offsets = np.searchsorted(rows[order], np.arange(len(sizes) + 1))
         self.box_counts = np.bincount(rows[order][~self.crowd], minlength=len(sizes)).astype(np.int32)
 

@@ -19,13 +19,12 @@ from jaxdet.data.annotations import Annotations, Columns, summary
 __all__ = ["CocoSource", "load_json", "summary"]
 
 HOW_TO_GET_COCO = """\
-COCO 2017 comes from https://cocodataset.org/#download as three archives, unpacked side by side into one folder:
-  train2017.zip                 coco/train2017/*.jpg
-  val2017.zip                   coco/val2017/*.jpg
-  annotations_trainval2017.zip  coco/annotations/instances_train2017.json and instances_val2017.json
-Then set data.train.images=coco/train2017 and data.train.annotations=coco/annotations/instances_train2017.json,
-and data.val.images and data.val.annotations the same way.
-Without any data: python train.py --config configs/person_demo.py --workdir /tmp/person_demo"""
+COCO 2017 comes from https://cocodataset.org/#download as three archives, unpacked side by side into data/coco:
+  train2017.zip                 data/coco/train2017/*.jpg
+  val2017.zip                   data/coco/val2017/*.jpg
+  annotations_trainval2017.zip  data/coco/annotations/instances_train2017.json and instances_val2017.json
+If they lie elsewhere: --config.data.train.images=DIR --config.data.train.annotations=FILE, and data.val the same way.
+Without any data: python train.py --config configs/person_demo.py --workdir runs/demo"""
 
 
 class CocoSource:

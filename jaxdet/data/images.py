@@ -116,14 +116,13 @@ def _ends(file):
 
 
 def _unreadable(source, error):
-    name = f"picture of {len(source)} bytes" if isinstance(source, bytes) else os.fspath(source)
+    is_bytes = isinstance(source, bytes)
+    length = len(source) if is_bytes else os.path.getsize(source)
     if isinstance(error, Image.UnidentifiedImageError):
-        error = (
-            "empty"
-            if not (len(source) if isinstance(source, bytes) else os.path.getsize(source))
-            else ("no picture in a known format, or its header is damaged")
-        )
-    return ValueError(f"{name}: cannot decode: {error}")
+        error = "no picture in a known format, or its header is damaged" if length else "empty"
+    return ValueError(
+        f"{f'picture of {length} bytes' if is_bytes else os.fspath(source)}: cannot decode: {error}"
+    )
 
 
 def _check_size(image):
@@ -164,4 +163,4 @@ def _rgb(image):
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))

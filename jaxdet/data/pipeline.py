@@ -198,7 +198,9 @@ class EvaluationBatches:
     def read(self, workers):
         """Iterator over the batches."""
         dataset = grain.MapDataset.range(len(self.slots))
-        return _iterate(dataset.map(lambda i: self.loader.evaluation_slot(*self.slots[i])), self.batch_size, workers)
+        return _iterate(
+            dataset.map(lambda i: self.loader.evaluation_slot(*self.slots[i])), self.batch_size, workers
+        )
 
 
 def _iterate(dataset, batch_size, workers):

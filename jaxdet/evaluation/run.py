@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxdet.evaluation.coco import evaluate, proposal_recall, to_results
+from jaxdet.evaluation.coco import evaluate, proposal_recall, table, to_results
 
 ONE_CATEGORY = ({"id": 1, "name": "object"},)
 
@@ -12,8 +12,9 @@ def collect(batches, stages_of, source):
 
     batches: iterator of data.pipeline batches; stages_of: batch -> models.Stages with arrays of that batch.
     Returns {"roi" (where there is a box head), "rpn", "proposals"}: the first in COCO's result format with the data
-    set's ids, the RPN's likewise but for one category "object", the proposals as {image id: (boxes, scores)}. Also the
-    list of image ids seen and of those that did not decode. Boxes are scaled back to the original picture and clipped.
+    set's ids, the proposals as {image id: (boxes, scores)}. The RPN tells no categories apart: with several, all it finds
+    is of one category "object". Also the list of image ids seen and of those that did not decode. Boxes are scaled back
+    to the original picture and clipped.
     """
     sizes = dict(zip(source.image_ids.tolist(), source.sizes, strict=True))
     found = {"roi": [], "rpn": [], "proposals": {}}
@@ -35,11 +36,16 @@ def collect(batches, stages_of, source):
                 if name == "proposals":
                     found["proposals"][image_id] = boxes, scores
                 else:
-                    categories = source.categories if name == "roi" else ONE_CATEGORY
+                    categories = source.categories if name == "roi" else stage_categories(source)
                     found[name] += to_results(image_id, boxes, scores, labels, categories)
     if "roi" not in stages:
         del found["roi"]
     return found, seen, unreadable
+
+
+def stage_categories(source):
+    """Categories of what the RPN alone finds."""
+    return source.categories if len(source.categories) == 1 else ONE_CATEGORY
 
 
 def original_boxes(boxes, scales, size):
@@ -55,11 +61,23 @@ def summarize(source, found, seen):
     Raises RuntimeError unless every image of the source was seen exactly once.
     """
     if sorted(seen) != sorted(source.image_ids.tolist()):
-        raise RuntimeError(f"evaluation saw {len(seen)} images where the split has {len(source)}: a bug in jaxdet")
+        raise RuntimeError(
+            f"evaluation saw {len(seen)} images where the split has {len(source)}: a bug in jaxdet"
+        )
     truth = source.ground_truth()
-    objects = {**truth, "categories": list(ONE_CATEGORY)}
-    objects["annotations"] = [{**item, "category_id": 1} for item in truth["annotations"]]
+    objects = {**truth, "categories": list(stage_categories(source))}
+    only = objects["categories"][0]["id"]
+    objects["annotations"] = [{**item, "category_id": only} for item in truth["annotations"]]
     summary = {"roi": evaluate(truth, found["roi"])} if "roi" in found else {}
     summary["rpn"] = evaluate(objects, found["rpn"])
     summary["proposals"] = proposal_recall(objects, found["proposals"])
     return summary | {"images": len(seen)}
+
+
+def results_table(results):
+    """The twelve rows with a column for each stage, and the proposals' recall."""
+    columns = {"RPN alone": results["rpn"]}
+    if "roi" in results:
+        columns["with RoI head"] = results["roi"]
+    recall = ", ".join(f"{name} {value:.3f}" for name, value in results["proposals"].items())
+    return f"{table(columns)}\nproposals: {recall}; {results['images']} images"

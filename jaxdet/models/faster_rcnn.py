@@ -13,6 +13,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from jaxdet.models.box_head import BoxHead
@@ -178,3 +179,9 @@ def frozen_parameters(params, freeze_at):
         return names[0] == "resnet" and is_frozen(names[1:], freeze_at)
 
     return jax.tree_util.tree_map_with_path(frozen, params)
+
+
+def merge_variables(trainable, frozen, constants, batch_stats):
+    """What `model.apply` takes, from a state's parts; None or {} for those that a model does not have."""
+    params = unflatten_dict(flatten_dict(trainable) | flatten_dict(frozen or {}))
+    return {"params": params, "constants": constants or {}, "batch_stats": batch_stats or {}}

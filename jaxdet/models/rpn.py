@@ -122,7 +122,9 @@ class RPN(nn.Module):
             return drawn.index, label, gt_boxes[matches.gt_index[drawn.index]], jnp.sum(gt_valid & ~met)
 
         index, label, gt_boxes, unmet = jax.vmap(targets)(keys, batch["gt_boxes"], batch["gt_valid"], present)
-        sampled = jnp.sum(label >= 0) if self.normalize_by_sampled else self.samples_per_image * jnp.sum(present)
+        sampled = (
+            jnp.sum(label >= 0) if self.normalize_by_sampled else self.samples_per_image * jnp.sum(present)
+        )
         losses = rpn_losses(
             jnp.take_along_axis(logits, index, 1),
             jnp.take_along_axis(deltas, index[..., None], 1),

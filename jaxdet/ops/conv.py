@@ -1,7 +1,6 @@
 """Two-dimensional convolution with PyTorch's symmetric padding."""
 
 import jax
-import jax.numpy as jnp
 
 
 def conv2d(x, kernel, stride=1, padding=None):

@@ -12,19 +12,18 @@ import pathlib
 import time
 
 import jax
-import numpy as np
 
 from jaxdet.checkpoint import Checkpoints
 from jaxdet.config import check_config, compare_configs
 from jaxdet.data import pipeline
 from jaxdet.data.coco import summary
-from jaxdet.evaluation import run as evaluation
-from jaxdet.evaluation.coco import table
+from jaxdet.evaluation.run import results_table
+from jaxdet.mesh import data_mesh, put_batch, replicated
 from jaxdet.models import FasterRCNN
-from jaxdet.training.mesh import data_mesh, put_batch, replicated
 from jaxdet.training.metrics import MetricsLog, Progress
 from jaxdet.training.optimizer import optimizer, peak_rate
 from jaxdet.training.step import create_state, train_step
+from jaxdet.validation import Validation, check_categories, compile_shapes
 
 
 def train(config, workdir):
@@ -46,6 +45,7 @@ def train(config, workdir):
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
     compare_configs(workdir, config, resuming=checkpoints.latest_step() is not None)
     write_skipped(workdir, train=train_source, val=val_source)
+    (workdir / "categories.json").write_text(json.dumps(train_source.categories) + "\n")
 
     boxes = pipeline.max_boxes(train_source, val_source)
     batches = pipeline.TrainingBatches(
@@ -66,7 +66,8 @@ def train(config, workdir):
         state = create()
     else:
         like = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), jax.eval_shape(create)
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),
+            jax.eval_shape(create),
         )
         state = checkpoints.restore(checkpoints.latest_step(), like)
         print(f"going on from step {int(state.step)} of {workdir}")
@@ -79,7 +80,7 @@ def train(config, workdir):
     # ---- every shape compiled once, before the first step ------------------------------------------------------------
     step = functools.partial(train_step, model=model, optimizer=update, config=config)
     steps = compile_shapes("training", step, state, batches.shapes, config.train.batch_size, boxes, mesh)
-    validation = Validation(config, model, val_source, boxes, mesh, state)
+    validation = Validation(config, model, val_source, boxes, mesh)
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
     log, progress = MetricsLog(workdir, start), Progress(start, config.train.steps)
@@ -107,7 +108,7 @@ def train(config, workdir):
                 progress.show(metrics)
             average_precision = None
             if evaluates:
-                results, losses = validation(state)
+                results, losses = validation(state.variables(averaged=True))
                 average_precision = results.get("roi", results["rpn"])["AP"]
                 log.write(number, flat_results(results) | {f"val/{name}": v for name, v in losses.items()})
                 progress.bar.write(f"step {number}\n{results_table(results)}")
@@ -119,75 +120,10 @@ def train(config, workdir):
         log.close()
         checkpoints.close()
     compiled = len(steps) + len(validation.compiled)
-    print(f"compiled {len(steps)} shapes for training and {len(validation.compiled)} for evaluation: {compiled} in all")
+    print(
+        f"compiled {len(steps)} shapes for training and {len(validation.compiled)} for evaluation: {compiled} in all"
+    )
     return state
-
-
-class Validation:
-    """Losses and COCO numbers over the whole validation split; compiled once a shape, on first use."""
-
-    def __init__(self, config, model, source, boxes, mesh, state):
-        size = config.evaluation.batch_size
-        size = -(-size // mesh.size) * mesh.size
-        self.batches = pipeline.EvaluationBatches(source, config.data.val, size, boxes)
-        self.config, self.model, self.source, self.boxes, self.mesh = config, model, source, boxes, mesh
-        self.compiled = {}
-
-    def __call__(self, state):
-        variables = state.variables(averaged=True)
-        if not self.compiled:
-            evaluate = functools.partial(self.model.apply, method="evaluate")
-            key = jax.random.key(self.config.seed)
-            self.compiled = compile_shapes(
-                "evaluation",
-                lambda variables, batch: evaluate(variables, batch, key),
-                variables,
-                self.batches.shapes,
-                self.batches.batch_size,
-                self.boxes,
-                self.mesh,
-            )
-        losses = []
-
-        def stages_of(batch):
-            stages, part = self.compiled[batch["images"].shape[1:3]](variables, put_batch(batch, self.mesh))
-            losses.append((np.count_nonzero(batch["image_sizes"][:, 0]), part))
-            return stages
-
-        read = self.batches.read(self.config.data.workers)
-        found, seen, unreadable = evaluation.collect(read, stages_of, self.source)
-        if unreadable:
-            print(f"{len(unreadable)} pictures do not decode: image ids {unreadable[:10]}")
-        images = max(sum(count for count, _ in losses), 1)
-        means = {
-            name: sum(count * float(part[name]) for count, part in losses) / images for name in losses[0][1]
-        }
-        self.found = found
-        return evaluation.summarize(self.source, found, seen), means | {"loss": sum(means.values())}
-
-
-def compile_shapes(purpose, function, first, shapes, batch_size, boxes, mesh):
-    """One executable a batch shape: {(H, W): compiled(first, batch)}. They can never compile again."""
-    compiled = {}
-    for shape in shapes:
-        started = time.perf_counter()
-        example = put_batch(example_batch(batch_size, shape, boxes), mesh)
-        donate = (0,) if purpose == "training" else ()
-        compiled[shape] = jax.jit(function, donate_argnums=donate).lower(first, example).compile()
-        print(f"compiled {purpose} for {shape[0]}x{shape[1]} in {time.perf_counter() - started:.1f} s")
-    return compiled
-
-
-def example_batch(batch_size, shape, boxes):
-    """A batch of empty slots."""
-    return {
-        "images": np.zeros((batch_size, *shape, 3), np.uint8),
-        "image_sizes": np.zeros((batch_size, 2), np.int32),
-        "gt_boxes": np.zeros((batch_size, boxes, 4), np.float32),
-        "gt_labels": np.zeros((batch_size, boxes), np.int32),
-        "gt_valid": np.zeros((batch_size, boxes), bool),
-        "image_ids": np.full(batch_size, -1, np.int64),
-    }
 
 
 def check_finite(number, metrics, image_ids):
@@ -200,16 +136,6 @@ def check_finite(number, metrics, image_ids):
             "Look at these images (python -m jaxdet predict), lower optimizer.learning_rate or set optimizer.clip_norm."
         )
     return metrics
-
-
-def check_categories(config, source):
-    """Raises ValueError unless the model has as many classes as the data set has categories."""
-    if len(source.categories) != config.model.num_classes:
-        names = ", ".join(category["name"] for category in source.categories)
-        raise ValueError(
-            f"model.num_classes is {config.model.num_classes}, but config.data.categories choose "
-            f"{len(source.categories)} categories ({names})"
-        )
 
 
 def write_skipped(workdir, **sources):
@@ -227,12 +153,3 @@ def flat_results(results):
     flat = {f"val/{name}": value for name, value in results.get("roi", {}).items()}
     flat |= {f"val/rpn_{name}": value for name, value in results["rpn"].items()}
     return flat | {f"val/proposals_{name}": value for name, value in results["proposals"].items()}
-
-
-def results_table(results):
-    """The twelve rows with a column for each stage, and the proposals' recall."""
-    columns = {"RPN alone": results["rpn"]}
-    if "roi" in results:
-        columns["with RoI head"] = results["roi"]
-    recall = ", ".join(f"{name} {value:.3f}" for name, value in results["proposals"].items())
-    return f"{table(columns)}\nproposals: {recall}; {results['images']} images"

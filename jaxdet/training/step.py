@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxdet.models.faster_rcnn import frozen_parameters
+from jaxdet.models.faster_rcnn import frozen_parameters, merge_variables
 from jaxdet.training.optimizer import learning_rate, update_average
 
 
@@ -30,12 +30,7 @@ class TrainState(flax.struct.PyTreeNode):
     def variables(self, averaged=False):
         """What `model.apply` takes; with the averaged parameters where asked and there are any."""
         trainable = self.average if averaged and self.average else self.trainable
-        return _variables(trainable, self.frozen, self.constants, self.batch_stats)
-
-
-def _variables(trainable, frozen, constants, batch_stats):
-    params = unflatten_dict(flatten_dict(trainable) | flatten_dict(frozen))
-    return {"params": params, "constants": constants, "batch_stats": batch_stats}
+        return merge_variables(trainable, self.frozen, self.constants, self.batch_stats)
 
 
 def create_state(model, optimizer, config):
@@ -69,7 +64,7 @@ def train_step(state, batch, *, model, optimizer, config):
     parts = config.train.accumulation
 
     def loss(trainable, batch_stats, part):
-        variables = _variables(trainable, state.frozen, state.constants, batch_stats)
+        variables = merge_variables(trainable, state.frozen, state.constants, batch_stats)
         losses, updated = model.apply(
             variables, part, key, method="losses", mutable=["batch_stats", "metrics"]
         )

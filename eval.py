@@ -1,0 +1,24 @@
+"""Evaluates a run: python eval.py --config configs/person.py --workdir runs/person [--config.any.key=value]."""
+
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, FILE[:ARGS].", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+PICTURES = flags.DEFINE_integer("pictures", 24, "How many pictures of the split to draw.", lower_bound=0)
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(_):
+    from jaxdet.validation import evaluate_run  # after the flags: a misspelt one answers at once
+
+    try:
+        evaluate_run(CONFIG.value, WORKDIR.value, PICTURES.value)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"eval.py: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,76 @@
+"""python -m jaxdet COMMAND ... (or `jaxdet COMMAND ...` once installed)."""
+
+import argparse
+import json
+import pathlib
+import sys
+
+import tqdm
+
+
+def main(arguments=None):
+    """Parses the command line and runs one command; exits with a message where it cannot."""
+    parser = argparse.ArgumentParser(prog="jaxdet", description="Faster R-CNN in JAX.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("predict", help="draw the detections of pictures and write them as JSON")
+    command.add_argument("--workdir", required=True, help="folder of a trained run")
+    command.add_argument("--output", help="folder for the results (default: WORKDIR/predictions)")
+    command.add_argument("--threshold", type=float, default=0.5, help="lowest score drawn (default: 0.5)")
+    command.add_argument("pictures", nargs="+", metavar="PICTURE", help="picture files")
+    command.set_defaults(run=predict)
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"jaxdet: {error}")
+
+
+def predict(options):
+    """Writes each picture with its detections drawn, and OUTPUT/detections.json with all of them.
+
+    A picture that does not open is named and left out; the exit code is then 1.
+    """
+    import jaxdet
+    from jaxdet.data.images import decode
+    from jaxdet.drawing import draw
+
+    detector = jaxdet.load(options.workdir)
+    output = pathlib.Path(options.output or pathlib.Path(options.workdir) / "predictions")
+    output.mkdir(parents=True, exist_ok=True)
+    names = [category["name"] for category in detector.categories]
+    results, failed, taken = [], [], set()
+    for path in tqdm.tqdm(options.pictures, unit="picture"):
+        try:
+            image = decode(path)
+        except (OSError, ValueError) as error:
+            failed.append(f"{path}: {error}")
+            continue
+        found = detector(image)
+        drawn = _free_name(pathlib.Path(path).stem, taken)
+        draw(
+            image, found["boxes"], found["scores"], found["labels"], names, threshold=options.threshold
+        ).save(output / drawn)
+        detections = [
+            {"box": box, "score": score, "label": names[label]}
+            for box, score, label in zip(
+                *(found[k].tolist() for k in ("boxes", "scores", "labels")), strict=True
+            )
+        ]
+        results.append({"picture": str(path), "drawn": drawn, "detections": detections})
+    (output / "detections.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(f"{len(results)} pictures and detections.json (boxes x1 y1 x2 y2 in pixels) in {output}")
+    if failed:
+        sys.exit("left out:\n" + "\n".join(failed))
+
+
+def _free_name(stem, taken):
+    """STEM.png, or STEM-2.png .. where two folders hold pictures of one name."""
+    name, number = f"{stem}.png", 2
+    while name in taken:
+        name, number = f"{stem}-{number}.png", number + 1
+    taken.add(name)
+    return name
+
+
+if __name__ == "__main__":
+    main()

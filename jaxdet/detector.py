@@ -1,0 +1,78 @@
+"""A trained detector in three lines: `jaxdet.load`."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxdet.checkpoint import Checkpoints
+from jaxdet.data import transforms
+from jaxdet.evaluation.run import original_boxes
+from jaxdet.models import FasterRCNN
+from jaxdet.models.faster_rcnn import merge_variables
+
+
+def load(directory, step=None):
+    """The detector of a workdir: its best checkpoint by AP (the newest where none was evaluated), or that of `step`.
+
+    Raises FileNotFoundError, saying what is missing, where the folder holds no run.
+    """
+    directory = pathlib.Path(directory)
+    config = load_config(directory)
+    categories = json.loads((directory / "categories.json").read_text())
+    return Detector(config, load_variables(directory, step), categories)
+
+
+def load_config(directory):
+    """Config of a workdir. Raises FileNotFoundError where there is none."""
+    path = pathlib.Path(directory) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{directory} holds no run: there is no {path}; train.py --workdir makes one")
+    return ConfigDict(json.loads(path.read_text()))
+
+
+def load_variables(directory, step=None):
+    """What `model.apply` takes, from a checkpoint of a workdir; averaged parameters where the run has them."""
+    if not (pathlib.Path(directory) / "checkpoints").is_dir():
+        raise FileNotFoundError(f"{directory} holds no checkpoints; train.py --workdir writes them")
+    checkpoints = Checkpoints(directory, read_only=True)
+    step = checkpoints.best_step() if step is None else step
+    if step is None:
+        raise FileNotFoundError(f"{directory}/checkpoints holds no finished checkpoint yet")
+    state = checkpoints.restore_arrays(step)
+    checkpoints.close()
+    trainable = state.get("average") or state["trainable"]
+    return merge_variables(trainable, state.get("frozen"), state.get("constants"), state.get("batch_stats"))
+
+
+class Detector:
+    """`detector(image)` -> detections. `categories` are those of the data set, in the order of the labels."""
+
+    def __init__(self, config, variables, categories):
+        self.config, self.variables, self.categories = config, variables, tuple(categories)
+        model = FasterRCNN(**config.model)
+        # compiles once for landscape and once for portrait pictures
+        self.detect = jax.jit(lambda variables, *image: model.apply(variables, *image, method="detect"))
+        split = config.data.val
+        self.short_side, self.longest_side = max(split.short_sides), split.longest_side
+
+    def __call__(self, image):
+        """Detections of one picture, best first.
+
+        image: uint8 [H, W, 3], RGB. Returns {"boxes": float32 [n, 4] x1 y1 x2 y2 in pixels of the picture, "scores":
+        float32 [n], "labels": int32 [n]}, those above `config.model.test.score_threshold`. Raises ValueError for any
+        other array.
+        """
+        image = np.asarray(image)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise ValueError(f"a picture is uint8 [H, W, 3] in RGB, not {image.dtype} {list(image.shape)}")
+        size = transforms.resized_size(image.shape[:2], self.short_side, self.longest_side)
+        resized, _, scales = transforms.resize(image, np.zeros((0, 4), np.float32), size)
+        short, long = (-(-side // 32) * 32 for side in sorted((self.short_side, self.longest_side)))
+        shape = (short, long) if size[0] <= size[1] else (long, short)
+        found = self.detect(self.variables, transforms.pad(resized, shape)[None], np.array([size], np.int32))
+        boxes, scores, labels, valid = (np.asarray(part[0]) for part in found)
+        boxes = original_boxes(boxes[valid], scales, image.shape[:2])
+        return {"boxes": boxes, "scores": scores[valid], "labels": labels[valid]}

@@ -1,0 +1,152 @@
+"""A model over the validation split, during training and after: losses, COCO numbers, detections."""
+
+import functools
+import json
+import pathlib
+import time
+
+import jax
+import numpy as np
+
+from jaxdet import drawing
+from jaxdet.config import check_config, check_same_model
+from jaxdet.data import pipeline
+from jaxdet.data.coco import summary
+from jaxdet.detector import load_config, load_variables
+from jaxdet.evaluation import run as evaluation
+from jaxdet.mesh import data_mesh, put_batch, replicated
+from jaxdet.models import FasterRCNN
+
+
+def evaluate_run(config, workdir, pictures=0):
+    """Evaluates the best checkpoint of a workdir over the whole of `config.data.val`.
+
+    Prints the table, writes W/eval.json, W/detections.json (COCO results, the data set's ids) and, with `pictures`,
+    so many of the split's pictures with ground truth and detections drawn into W/pictures/. Returns the dict of
+    eval.json. Raises ValueError or FileNotFoundError where config, data and workdir do not go together.
+    """
+    workdir = pathlib.Path(workdir)
+    check_config(config)
+    check_same_model(load_config(workdir), config, workdir)
+    source = pipeline.open_source(config.data.val, config.data.categories or None)
+    print(f"val: {summary(source)}")
+    check_categories(config, source)
+    mesh = data_mesh()
+    variables = jax.device_put(load_variables(workdir), replicated(mesh))
+    validation = Validation(config, FasterRCNN(**config.model), source, pipeline.max_boxes(source), mesh)
+    results, _ = validation(variables)
+    print(evaluation.results_table(results))
+    print(f"compiled {len(validation.compiled)} shapes for evaluation")
+    detections = validation.found.get("roi", validation.found["rpn"])
+    (workdir / "eval.json").write_text(json.dumps(results, indent=2) + "\n")
+    (workdir / "detections.json").write_text(json.dumps(detections) + "\n")
+    print(f"numbers in {workdir / 'eval.json'}, detections in {workdir / 'detections.json'}")
+    if pictures:
+        print(f"pictures in {draw_pictures(workdir / 'pictures', source, detections, pictures)}")
+    return results
+
+
+def draw_pictures(folder, source, detections, count):
+    """Draws the first `count` pictures of a source, ground truth dashed, and a contact sheet of them; returns its path."""
+    folder.mkdir(exist_ok=True)
+    names = [category["name"] for category in source.categories]
+    labels = {category["id"]: label for label, category in enumerate(source.categories)}
+    found = {}
+    for row in detections:
+        found.setdefault(row["image_id"], []).append(row)
+    drawn = []
+    for record in (source[i] for i in range(min(count, len(source)))):
+        if record["image"] is None:
+            continue
+        rows = found.get(record["image_id"], [])
+        boxes = np.array([row["bbox"] for row in rows], float).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        picture = drawing.draw(
+            record["image"],
+            boxes,
+            np.array([row["score"] for row in rows]),
+            np.array([labels[row["category_id"]] for row in rows], int),
+            names,
+            record["boxes"][~record["crowd"]],
+        )
+        picture.save(folder / f"{record['image_id']:012d}.png")
+        drawn.append(picture)
+    if drawn:
+        drawing.contact_sheet(drawn, columns=4).save(folder / "all.png")
+    return folder / "all.png"
+
+
+class Validation:
+    """Losses and COCO numbers over the whole validation split; compiled once a shape, on first use."""
+
+    def __init__(self, config, model, source, boxes, mesh):
+        size = config.evaluation.batch_size
+        size = -(-size // mesh.size) * mesh.size
+        self.batches = pipeline.EvaluationBatches(source, config.data.val, size, boxes)
+        self.config, self.model, self.source, self.boxes, self.mesh = config, model, source, boxes, mesh
+        self.compiled = {}
+
+    def __call__(self, variables):
+        if not self.compiled:
+            evaluate = functools.partial(self.model.apply, method="evaluate")
+            key = jax.random.key(self.config.seed)
+            self.compiled = compile_shapes(
+                "evaluation",
+                lambda variables, batch: evaluate(variables, batch, key),
+                variables,
+                self.batches.shapes,
+                self.batches.batch_size,
+                self.boxes,
+                self.mesh,
+            )
+        losses = []
+
+        def stages_of(batch):
+            stages, part = self.compiled[batch["images"].shape[1:3]](variables, put_batch(batch, self.mesh))
+            losses.append((np.count_nonzero(batch["image_sizes"][:, 0]), part))
+            return stages
+
+        read = self.batches.read(self.config.data.workers)
+        found, seen, unreadable = evaluation.collect(read, stages_of, self.source)
+        if unreadable:
+            print(f"{len(unreadable)} pictures do not decode: image ids {unreadable[:10]}")
+        images = max(sum(count for count, _ in losses), 1)
+        means = {
+            name: sum(count * float(part[name]) for count, part in losses) / images for name in losses[0][1]
+        }
+        self.found = found
+        return evaluation.summarize(self.source, found, seen), means | {"loss": sum(means.values())}
+
+
+def compile_shapes(purpose, function, first, shapes, batch_size, boxes, mesh):
+    """One executable a batch shape: {(H, W): compiled(first, batch)}. They can never compile again."""
+    compiled = {}
+    for shape in shapes:
+        started = time.perf_counter()
+        example = put_batch(example_batch(batch_size, shape, boxes), mesh)
+        donate = (0,) if purpose == "training" else ()
+        compiled[shape] = jax.jit(function, donate_argnums=donate).lower(first, example).compile()
+        print(f"compiled {purpose} for {shape[0]}x{shape[1]} in {time.perf_counter() - started:.1f} s")
+    return compiled
+
+
+def example_batch(batch_size, shape, boxes):
+    """A batch of empty slots."""
+    return {
+        "images": np.zeros((batch_size, *shape, 3), np.uint8),
+        "image_sizes": np.zeros((batch_size, 2), np.int32),
+        "gt_boxes": np.zeros((batch_size, boxes, 4), np.float32),
+        "gt_labels": np.zeros((batch_size, boxes), np.int32),
+        "gt_valid": np.zeros((batch_size, boxes), bool),
+        "image_ids": np.full(batch_size, -1, np.int64),
+    }
+
+
+def check_categories(config, source):
+    """Raises ValueError unless the model has as many classes as the data set has categories."""
+    if len(source.categories) != config.model.num_classes:
+        names = ", ".join(category["name"] for category in source.categories)
+        raise ValueError(
+            f"model.num_classes is {config.model.num_classes}, but config.data.categories choose "
+            f"{len(source.categories)} categories ({names})"
+        )
