@@ -115,7 +115,8 @@ class RPN(nn.Module):
 
         def targets(key, gt_boxes, gt_valid, present):
             iou = box_ops.iou(gt_boxes, anchors)
-            matches = match(iou, gt_valid, self.positive_iou, self.negative_iou, allow_low_quality=True)
+            low, high = self.negative_iou, self.positive_iou
+            matches = match(iou, gt_valid, low, high, allow_low_quality=True)
             drawn = sample(key, matches.label, self.samples_per_image, self.positive_fraction)
             label = jnp.where(drawn.valid & present, matches.label[drawn.index], -1)
             met = jnp.any(iou > 0, axis=1)

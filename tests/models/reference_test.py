@@ -1,0 +1,154 @@
+"""The whole model against torchvision's and detectron2's values, from pixels to detections and gradients."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from tests.models.reference import Reference
+
+MODELS = (
+    "tv_resnet18",
+    pytest.param("tv_resnet50", marks=pytest.mark.slow),
+    pytest.param("d2_resnet50", marks=pytest.mark.slow),
+)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def reference(request, shared):
+    return Reference(shared / "golden", request.param)
+
+
+@functools.cache
+def inside(reference):
+    """What goes into the ResNet and comes out of each network, and the stages; one pass through the model."""
+
+    def run(variables, images, sizes):
+        seen = {}
+
+        def keep(call, args, kwargs, context):
+            out = call(*args, **kwargs)
+            if context.method_name == "__call__":
+                seen[type(context.module).__name__] = args, out
+            return out
+
+        with nn.intercept_methods(keep):
+            stages = reference.model.apply(variables, images, sizes, method="detect_stages")
+        return {
+            "input": seen["ResNet"][0][0],
+            "C": seen["ResNet"][1],
+            "P": seen["FPN"][1],
+            "rpn": seen["RPN"][1],
+            "head": seen["BoxHead"][1],
+            "stages": stages,
+        }
+
+    batch = reference.batch()
+    return jax.device_get(jax.jit(run)(reference.variables, batch["images"], batch["image_sizes"]))
+
+
+def assert_features(actual, expected, scale=None):
+    scale = np.abs(expected).max() if scale is None else scale
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4 * scale)
+
+
+def test_every_parameter_has_a_place(reference):
+    batch = reference.batch()
+    shapes = jax.eval_shape(
+        functools.partial(reference.model.init, method="detect"),
+        jax.random.key(0),
+        batch["images"],
+        batch["image_sizes"],
+    )
+    ours = {path: value.shape for path, value in flatten_dict(shapes).items()}
+    theirs = {path: value.shape for path, value in flatten_dict(reference.variables).items()}
+    assert ours == theirs
+
+
+def test_input_is_normalised_and_padded_with_zeros(reference):
+    out = inside(reference)["input"]
+    np.testing.assert_allclose(out[:, ::8, ::8], reference.values["input/sub"], atol=1e-4)
+    for image, (height, width) in zip(out, reference.values["image_sizes"], strict=True):
+        assert not image[height:].any() and not image[:, width:].any()
+
+
+@pytest.mark.parametrize("level", ["C2", "C3", "C4", "C5", "P2", "P3", "P4", "P5", "P6"])
+def test_features(reference, level):
+    out, z = inside(reference)[level[0]][int(level[1]) - 2], reference.values
+    rows, columns, channels = z[f"{level}/stride"]
+    assert_features(out[:, ::rows, ::columns, ::channels], z[f"{level}/sub"])
+    assert_features(out.mean((1, 2)), z[f"{level}/mean"])
+
+
+@pytest.mark.parametrize("level", [2, 3, 4, 5, 6])
+def test_rpn(reference, level):
+    out, z = inside(reference), reference.values
+    shape = (2, *out["P"][level - 2].shape[1:3], 3)
+    rows, columns = z[f"rpn/stride{level}"]
+    logits, deltas = (part[level - 2] for part in out["rpn"])
+    assert_features(logits.reshape(shape)[:, ::rows, ::columns], z[f"rpn/logits{level}"])
+    assert_features(deltas.reshape(*shape, 4)[:, ::rows, ::columns], z[f"rpn/deltas{level}"])
+
+
+@pytest.mark.parametrize("image", [0, 1])
+def test_proposals(reference, image):
+    z, proposals = reference.values, inside(reference)["stages"].proposals
+    assert proposals.valid[image].sum() == z[f"proposals{image}/count"]
+    scores = z[f"proposals{image}/scores"]
+    if reference.name.startswith("d2"):  # logits there, probabilities here
+        scores = 1 / (1 + np.exp(-scores.astype(np.float64)))
+    np.testing.assert_allclose(proposals.scores[image, :50], scores, atol=1e-4)
+    np.testing.assert_allclose(proposals.boxes[image, :50], z[f"proposals{image}/boxes"], atol=1e-2)
+
+
+def test_box_head(reference):
+    z = reference.values
+    class_logits, box_deltas = (part[:, :50] for part in inside(reference)["head"])
+    expected_logits, expected_deltas = z["head/class_logits"], z["head/box_deltas"]
+    if reference.name.startswith("tv"):
+        expected_logits, expected_deltas = np.roll(expected_logits, -1, -1), expected_deltas[:, :, 1:]
+    np.testing.assert_allclose(class_logits, expected_logits, atol=1e-3)
+    np.testing.assert_allclose(box_deltas, expected_deltas, atol=1e-3)
+
+
+@pytest.mark.parametrize("image", [0, 1])
+def test_detections(reference, image):
+    z, found = reference.values, inside(reference)["stages"].roi
+    count = len(z[f"detections{image}/scores"])
+    assert found.valid[image].sum() == count
+    np.testing.assert_array_equal(found.labels[image, :count], z[f"detections{image}/labels"])
+    np.testing.assert_allclose(found.scores[image, :count], z[f"detections{image}/scores"], atol=1e-4)
+    np.testing.assert_allclose(found.boxes[image, :count], z[f"detections{image}/boxes"], atol=1e-2)
+
+
+def test_losses_and_gradients(reference):
+    z, batch = reference.values, reference.batch()
+    params = flatten_dict(reference.variables["params"])
+    paths = {name: reference.paths[name][1:] for name in z["train/grad_names"]}
+
+    def total(trainable):
+        losses, updated = reference.model.apply(
+            reference.merged(trainable), batch, jax.random.key(0), method="losses", mutable=["metrics"]
+        )
+        return sum(losses.values()), (losses, updated["metrics"])
+
+    trainable = {path: params[path] for path in paths.values()}
+    (_, (losses, metrics)), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(trainable)
+
+    positives = z["train/positive_anchors0"] + z["train/positive_anchors1"]
+    assert metrics["rpn_positives"] * 2 == positives
+    names = {
+        "rpn_objectness": "objectness",
+        "rpn_box": "rpn_box",
+        "roi_classification": "class",
+        "roi_box": "box",
+    }
+    for ours, theirs in names.items():
+        np.testing.assert_allclose(losses[ours], z[f"train/loss_{theirs}"], rtol=1e-4, err_msg=ours)
+    for name, norm, dot in zip(z["train/grad_names"], z["train/grad_norm"], z["train/grad_dot"], strict=True):
+        ours = np.asarray(gradient[paths[name]], np.float64)
+        np.testing.assert_allclose(np.linalg.norm(ours), norm, rtol=1e-3, err_msg=name)
+        np.testing.assert_allclose((ours * params[paths[name]]).sum(), dot, rtol=5e-3, err_msg=name)
