@@ -15,7 +15,7 @@ def get_config():
     config = person.get_config()
     model = config.model
     model.backbone.update(depth=18, norm="group_norm", freeze_at=0)
-    model.fpn.update(channels=128, norm="group_norm")
+    model.fpn.update(channels=96, norm="group_norm")
     model.rpn.update(
         anchor_sizes=(16.0, 32.0, 64.0, 128.0, 256.0), pre_nms_topk=(1000, 1000), post_nms_topk=(500, 1000)
     )

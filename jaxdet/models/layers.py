@@ -4,6 +4,7 @@ Kernels are [height, width, in, out], pictures [B, H, W, C]. Parameters are floa
 arithmetic runs in.
 """
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -84,7 +85,7 @@ class Norm(nn.Module):
                 name="batch_norm",
             )(x)
         if self.kind == "group_norm":
-            groups = min(32, x.shape[-1] // 2)
+            groups = math.gcd(32, x.shape[-1] // 2)  # 32, fewer where the channels are few
             return nn.GroupNorm(
                 groups, epsilon=self.epsilon, dtype=self.dtype, scale_init=self.scale_init, name="group_norm"
             )(x)
