@@ -2,8 +2,10 @@
 
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
+
+from jaxdet.command_line import parse_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, FILE[:ARGS].", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
@@ -14,11 +16,12 @@ flags.mark_flags_as_required(["config", "workdir"])
 def main(_):
     from jaxdet.validation import evaluate_run  # after the flags: a misspelt one answers at once
 
+    logging.set_verbosity(logging.ERROR)  # Orbax warns that it only reads
     try:
         evaluate_run(CONFIG.value, WORKDIR.value, PICTURES.value)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"eval.py: {error}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -5,6 +5,8 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from jaxdet.command_line import parse_flags
+
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, FILE[:ARGS].", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; an existing one is gone on with.")
 flags.mark_flags_as_required(["config", "workdir"])
@@ -13,12 +15,12 @@ flags.mark_flags_as_required(["config", "workdir"])
 def main(_):
     from jaxdet.training.loop import train  # after the flags: a misspelt one answers at once
 
-    logging.set_verbosity(logging.WARNING)  # Orbax reports every file it touches
+    logging.set_verbosity(logging.ERROR)  # Orbax reports every file it touches
     try:
         train(CONFIG.value, WORKDIR.value)
-    except (FileNotFoundError, ValueError, FloatingPointError) as error:
+    except (OSError, ValueError, FloatingPointError) as error:
         sys.exit(f"train.py: {error}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

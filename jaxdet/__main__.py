@@ -6,6 +6,7 @@ import pathlib
 import sys
 
 import tqdm
+from absl import logging
 
 
 def main(arguments=None):
@@ -19,9 +20,10 @@ def main(arguments=None):
     command.add_argument("pictures", nargs="+", metavar="PICTURE", help="picture files")
     command.set_defaults(run=predict)
     options = parser.parse_args(arguments)
+    logging.set_verbosity(logging.ERROR)  # Orbax warns that it only reads
     try:
         options.run(options)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"jaxdet: {error}")
 
 

@@ -94,15 +94,28 @@ def check_same_model(before, now, workdir):
         raise ValueError(f"{workdir} holds another model; take another workdir or undo\n" + "\n".join(lines))
 
 
+def check_same_state(before, now, workdir):
+    """Raises ValueError where a checkpoint of `before` lacks a part of the state that `now` trains with, or has another."""
+    name, ema = (f"config.optimizer.{key}: {before.optimizer[key]} -> {now.optimizer[key]}" for key in ("name", "ema"))
+    lines = [name] * (before.optimizer.name != now.optimizer.name)
+    lines += [ema] * (bool(before.optimizer.ema) != bool(now.optimizer.ema))
+    if lines:
+        raise ValueError(
+            f"the checkpoints of {workdir} do not fit; take another workdir or undo\n  " + "\n  ".join(lines)
+        )
+
+
 def compare_configs(workdir, config, resuming):
     """Writes W/config.json; where a run goes on, first names each key that differs from the one it was started with.
 
-    Raises ValueError where the model differs. Everything else may change on the way and counts from here on.
+    Raises ValueError where the model, the kind of optimiser or the use of averaged parameters differs. Everything else
+    may change on the way and counts from here on.
     """
     path = pathlib.Path(workdir) / "config.json"
     if resuming and path.exists():
         before = ConfigDict(json.loads(path.read_text()))
         check_same_model(before, config, workdir)
+        check_same_state(before, config, workdir)
         changed = changes(before.to_dict(), config.to_dict())
         if changed:
             print("the config changed since this run was started; from here on")

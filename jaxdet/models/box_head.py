@@ -95,6 +95,7 @@ class BoxHead(nn.Module):
         def one_image(key, boxes, valid, gt_boxes, gt_labels, gt_valid):
             if self.add_ground_truth:
                 boxes, valid = jnp.concatenate([boxes, gt_boxes]), jnp.concatenate([valid, gt_valid])
+            valid &= box_ops.nonempty(boxes)  # a true box without area is none to learn from
             iou = box_ops.iou(gt_boxes, boxes)
             threshold = self.positive_iou
             matches = match(iou, gt_valid, threshold, threshold, allow_low_quality=False)

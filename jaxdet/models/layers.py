@@ -63,12 +63,16 @@ class FrozenBatchNorm(nn.Module):
 
 
 class Norm(nn.Module):
-    """One of NORMS. BatchNorm uses and updates batch statistics only where the caller made `batch_stats` mutable."""
+    """One of NORMS. BatchNorm uses and updates batch statistics only where the caller made `batch_stats` mutable.
+
+    frozen: it lies in a frozen stage, where BatchNorm keeps its running statistics (detectron2, FREEZE_AT).
+    """
 
     kind: str
     epsilon: float = 1e-5
     dtype: Any = jnp.float32
     scale_init: Any = nn.initializers.ones
+    frozen: bool = False
 
     @nn.compact
     def __call__(self, x):
@@ -77,7 +81,7 @@ class Norm(nn.Module):
         if self.kind == "batch_norm":
             batch = self.is_mutable_collection("batch_stats") and not self.is_initializing()
             return nn.BatchNorm(
-                use_running_average=not batch,
+                use_running_average=self.frozen or not batch,
                 momentum=0.9,
                 epsilon=self.epsilon,
                 dtype=self.dtype,

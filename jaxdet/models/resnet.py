@@ -78,18 +78,22 @@ class ResNet(nn.Module):
         if self.depth not in BLOCKS:
             raise ValueError(f"model.backbone.depth is {self.depth}; one of {', '.join(map(str, BLOCKS))}")
         conv = partial(Conv, use_bias=False, dtype=self.dtype)
-        norm = partial(Norm, self.norm, self.norm_epsilon, self.dtype)
+
+        def norm(stage):
+            return partial(Norm, self.norm, self.norm_epsilon, self.dtype, frozen=self.freeze_at >= stage)
+
         block = partial(Bottleneck, stride_in_1x1=self.stride_in_1x1) if self.depth >= 50 else BasicBlock
 
         x = conv(self.width, 7, 2, name="stem_conv")(x)
-        x = max_pool(nn.relu(norm(name="stem_norm")(x)))
+        x = max_pool(nn.relu(norm(1)(name="stem_norm")(x)))
         if self.freeze_at >= 1:
             x = jax.lax.stop_gradient(x)
         features = []
         for stage, blocks in enumerate(BLOCKS[self.depth], start=2):
             for i in range(blocks):
                 stride = 2 if stage > 2 and i == 0 else 1
-                x = block(self.width * 2 ** (stage - 2), stride, conv, norm, name=f"stage{stage}_block{i}")(x)
+                width, name = self.width * 2 ** (stage - 2), f"stage{stage}_block{i}"
+                x = block(width, stride, conv, norm(stage), name=name)(x)
             if self.freeze_at >= stage:
                 x = jax.lax.stop_gradient(x)
             features.append(x)

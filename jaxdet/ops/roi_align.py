@@ -156,76 +156,65 @@ def _spread_rows(shapes, taps, cotangent):
 
 
 def _spread_tiles(shapes, taps, cotangent):
-    """The same gradient, adding one tile of cells at a time to the level of its box.
-
-    A loop over boxes would be batched into a loop of selects; boxes of several images are joined into one list instead.
-    """
-
-    def spread(image_count):
-        @jax.custom_batching.custom_vmap
-        def spread_images(image, taps, cotangent):
-            return _spread_tiles_of_images(shapes, image_count, image, taps, cotangent)
-
-        @spread_images.def_vmap
-        def spread_batch(batch, batched, image, taps, cotangent):
-            arrays = jax.tree.map(
-                lambda array, is_batched: (
-                    array if is_batched else jnp.broadcast_to(array, (batch, *array.shape))
-                ),
-                (image, taps, cotangent),
-                tuple(batched),
-            )
-            image, taps, cotangent = arrays
-            image = image + image_count * jnp.arange(batch)[:, None]
-            image, taps, cotangent = jax.tree.map(
-                lambda array: array.reshape(-1, *array.shape[2:]), (image, taps, cotangent)
-            )
-            levels = spread(batch * image_count)(image, taps, cotangent)
-            levels = tuple(level.reshape(batch, image_count, *level.shape[1:]) for level in levels)
-            return levels, (True,) * len(levels)
-
-        return spread_images
-
-    levels = spread(1)(jnp.zeros(len(cotangent), jnp.int32), taps, cotangent)
-    return tuple(level[0] for level in levels)
+    """The same gradient, one tile of cells at a time."""
+    levels = tuple(jnp.zeros((1, *shape, cotangent.shape[-1]), jnp.float32) for shape in shapes)
+    image = jnp.zeros(len(cotangent), jnp.int32)
+    return tuple(level[0] for level in _add_tiles(levels, image, taps, cotangent))
 
 
-def _spread_tiles_of_images(shapes, image_count, image, taps, cotangent):
-    """Boxes of several images, image [N] saying which -> [image_count, H_l, W_l, C] of every level."""
-    size, channels = cotangent.shape[2:]
+@jax.custom_batching.custom_vmap
+def _add_tiles(levels, image, taps, cotangent):
+    """Adds boxes of several images, image [N] saying which, to the levels [images, H_l, W_l, C]."""
     order = jnp.argsort(taps.level)
-    ends = jnp.searchsorted(taps.level[order], jnp.arange(len(shapes)), side="right")
-    y_first, y_last = taps.y_index.min((1, 2)), taps.y_index.max((1, 2))
-    x_first, x_last = taps.x_index.min((1, 2)), taps.x_index.max((1, 2))
+    ends = jnp.searchsorted(taps.level[order], jnp.arange(len(levels)), side="right")
+    starts = jnp.concatenate([jnp.zeros(1, ends.dtype), ends[:-1]])
 
-    def level_gradient(level):
-        height, width = shapes[level]
-        rows, columns = min(TILE, height), min(TILE, width)
+    def add_box(position, cells):
+        return _add_box(cells, *jax.tree.map(lambda array: array[order[position]], (image, taps, cotangent)))
 
-        def add_box(position, gradient):
-            box = order[position]
-            columns_of_tiles = (x_last[box] - x_first[box]) // columns + 1
-            tile_count = ((y_last[box] - y_first[box]) // rows + 1) * columns_of_tiles
+    return tuple(
+        jax.lax.fori_loop(start, end, add_box, cells)
+        for start, end, cells in zip(starts, ends, levels, strict=True)
+    )
 
-            def add_tile(tile, gradient):
-                y = y_first[box] + tile // columns_of_tiles * rows
-                x = x_first[box] + tile % columns_of_tiles * columns
-                # At the far edges the tile is moved back inside, and the cells it has in common with the last one get 0.
-                y_start, x_start = jnp.minimum(y, height - rows), jnp.minimum(x, width - columns)
-                y_weight = _dense_weights(taps.y_index[box], taps.y_weight[box], y, y_start, rows)
-                x_weight = _dense_weights(taps.x_index[box], taps.x_weight[box], x, x_start, columns)
-                spread = (y_weight @ cotangent[box].reshape(size, -1)).reshape(rows, size, channels)
-                spread = jnp.broadcast_to(x_weight, (rows, columns, size)) @ spread
-                corner = (image[box], y_start, x_start, 0)
-                before = jax.lax.dynamic_slice(gradient, corner, (1, rows, columns, channels))
-                return jax.lax.dynamic_update_slice(gradient, before + spread, corner)
 
-            return jax.lax.fori_loop(0, tile_count, add_tile, gradient)
+@_add_tiles.def_vmap
+def _add_tiles_of_batch(batch, batched, *arguments):
+    """Joins the images into one list of boxes: a loop whose length depends on the box would batch into selects."""
+    levels, image, taps, cotangent = jax.tree.map(
+        lambda array, is_batched: array if is_batched else jnp.broadcast_to(array, (batch, *array.shape)),
+        arguments,
+        tuple(batched),
+    )
+    image = image + levels[0].shape[1] * jnp.arange(batch, dtype=image.dtype)[:, None]
+    joined = jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), (levels, image, taps, cotangent))
+    levels = tuple(level.reshape(batch, -1, *level.shape[1:]) for level in _add_tiles(*joined))
+    return levels, (True,) * len(levels)
 
-        zeros = jnp.zeros((image_count, height, width, channels), jnp.float32)
-        return jax.lax.fori_loop(0 if level == 0 else ends[level - 1], ends[level], add_box, zeros)
 
-    return tuple(level_gradient(level) for level in range(len(shapes)))
+def _add_box(cells, image, taps, cotangent):
+    """Adds one box to cells [images, H, W, C], as many tiles as cover it; taps and cotangent are those of the box."""
+    height, width, channels = cells.shape[1:]
+    size = len(cotangent)
+    rows, columns = min(TILE, height), min(TILE, width)
+    y_first, x_first = taps.y_index.min(), taps.x_index.min()
+    tiles_down = (taps.y_index.max() - y_first) // rows + 1
+    tiles_across = (taps.x_index.max() - x_first) // columns + 1
+
+    def add_tile(tile, cells):
+        y = y_first + tile // tiles_across * rows
+        x = x_first + tile % tiles_across * columns
+        # At the far edges a tile is moved back inside the map; what it then shares with the tile before it gets 0.
+        y_start, x_start = jnp.minimum(y, height - rows), jnp.minimum(x, width - columns)
+        y_weight = _dense_weights(taps.y_index, taps.y_weight, y, y_start, rows)
+        x_weight = _dense_weights(taps.x_index, taps.x_weight, x, x_start, columns)
+        spread = (y_weight @ cotangent.reshape(size, -1)).reshape(rows, size, channels)
+        spread = jnp.broadcast_to(x_weight, (rows, columns, size)) @ spread
+        corner = (image, y_start, x_start, 0)
+        before = jax.lax.dynamic_slice(cells, corner, (1, rows, columns, channels))
+        return jax.lax.dynamic_update_slice(cells, before + spread, corner)
+
+    return jax.lax.fori_loop(0, tiles_down * tiles_across, add_tile, cells)
 
 
 def _dense_weights(index, weight, first, start, count):

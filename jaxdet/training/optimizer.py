@@ -45,7 +45,8 @@ def optimizer(config):
     """SGD with momentum as torch computes it (decay joins the gradient before the momentum), or AdamW."""
     settings = config.optimizer
     rate = learning_rate(config)
-    parts = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
+    # without clipping something without state takes its place, so that a run can go on with it or without it
+    parts = [optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()]
     if settings.name == "sgd":
         parts += [
             optax.add_decayed_weights(settings.weight_decay, mask=decayed),

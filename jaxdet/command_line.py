@@ -1,0 +1,54 @@
+"""The flags of train.py and eval.py: an override that does not fit gets its answer in one line."""
+
+import difflib
+import os
+import runpy
+import sys
+
+from absl import app
+from ml_collections import ConfigDict
+
+
+def parse_flags(argv):
+    """absl's parser, for `app.run`; exits with the nearest keys where an override names one that the config lacks."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError, TypeError):
+        answer = _unknown_key(argv)
+        if answer is None:
+            raise
+        sys.exit(f"{os.path.basename(argv[0])}: {answer}")
+
+
+def _unknown_key(argv):
+    """What to say of the first override whose key the config does not have; None where it has all of them."""
+    config = _load_config(argv)
+    keys = _keys(config)
+    for argument in argv[1:]:
+        name = argument.lstrip("-").split("=")[0]
+        key = name.removeprefix("config.")
+        if name.startswith("config.") and key not in keys:
+            near = [other for other in keys if other.split(".")[-1] == key.split(".")[-1]]
+            near = (near + difflib.get_close_matches(key, keys, 2))[:2]
+            if near:
+                return f"no key {name}; did you mean " + " or ".join(f"config.{other}" for other in near) + "?"
+            return f"no key {name}; there are " + ", ".join(f"config.{section}" for section in config)
+    return None
+
+
+def _load_config(argv):
+    """The config of `--config FILE[:ARGUMENT]`, without overrides."""
+    values = [argument.split("=", 1)[1] for argument in argv if argument.startswith(("--config=", "-config="))]
+    values += [argv[i + 1] for i, argument in enumerate(argv[:-1]) if argument in ("--config", "-config")]
+    path, _, argument = values[0].partition(":")
+    return runpy.run_path(path)["get_config"](*([argument] if argument else []))
+
+
+def _keys(config, prefix=""):
+    """Dotted names of everything in a config, sections included."""
+    keys = []
+    for name, value in config.items():
+        keys.append(prefix + name)
+        if isinstance(value, ConfigDict):
+            keys += _keys(value, f"{prefix}{name}.")
+    return keys

@@ -1,0 +1,155 @@
+"""A detector of a few thousand parameters on a few drawn pictures: what the tests train.
+
+It is a config file too: `train.py --config tests/tiny.py:FOLDER` after `write_data(FOLDER)`.
+"""
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+from unittest import mock
+
+import jax
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+from PIL import Image
+
+from configs import person_small
+from jaxdet import validation
+from jaxdet.data.synthetic import SyntheticPeople
+from jaxdet.training import loop
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CATEGORIES = [{"id": 3, "name": "bicycle"}, {"id": 7, "name": "person"}, {"id": 20, "name": "dog"}]
+TRAIN_IDS = (2**33 + 1, 11, 14, 17, 20, 23, 26, 29)  # one does not fit into 32 bits
+VAL_IDS = (501, 502, 503, 504, 505)
+# Little optimisation, and executables shared with other processes through a cache on disk.
+COMPILATION = {
+    "jax_disable_most_optimizations": True,
+    "jax_compilation_cache_dir": str(ROOT / ".cache" / "jax"),
+    "jax_persistent_cache_min_compile_time_secs": 0.5,
+}
+ENVIRONMENT = os.environ | {name.upper(): str(value) for name, value in COMPILATION.items()}
+_executables = {}
+
+
+def get_config(folder):
+    """Every kind of state there is: frozen parameters, constants, batch statistics, momentum, averaged parameters."""
+    config = person_small.get_config()
+    config.seed = 2  # takes both orientations before and after a stop in the middle
+    model = config.model
+    model.num_classes = len(CATEGORIES)
+    model.backbone.update(width=8, norm="batch_norm", freeze_at=3)
+    model.fpn.update(channels=16, norm="frozen_batch_norm")
+    model.rpn.update(
+        anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0),
+        pre_nms_topk=(60, 50),
+        post_nms_topk=(40, 30),
+        samples_per_image=32,
+    )
+    model.roi_head.update(hidden=16, samples_per_image=16)
+    config.data.categories = ()
+    for split, sides in (("train", (48, 64)), ("val", (64,))):
+        config.data[split].update(
+            images=f"{folder}/{split}",
+            annotations=f"{folder}/{split}.json",
+            short_sides=sides,
+            longest_side=96,
+        )
+    config.optimizer.update(
+        name="sgd", learning_rate=0.01, reference_batch=4, warmup_steps=3, weight_decay=1e-4, ema=0.9
+    )
+    config.train.update(steps=6, batch_size=2, log_every=1, evaluate_every=3, checkpoint_every=2)
+    config.evaluation.batch_size = 2
+    return config
+
+
+def write_data(folder, portrait=True):
+    """COCO JSON and PNG files of 8 pictures to train on and 5 to evaluate on, of 64 x 96 pixels, every third upright.
+
+    Boxes are of three categories, whose ids are not 1, 2, 3. One is a crowd, one picture has none.
+    """
+    for split, image_ids, seed in (("train", TRAIN_IDS, 4), ("val", VAL_IDS, 6)):
+        (folder / split).mkdir(parents=True)
+        images, annotations = [], []
+        count = len(image_ids)
+        landscape, upright = SyntheticPeople(count, seed, 64, 96), SyntheticPeople(count, seed, 96, 64)
+        for i, image_id in enumerate(image_ids):
+            record = (upright if portrait and i % 3 == 1 else landscape)[i]
+            Image.fromarray(record["image"]).save(folder / split / f"{image_id}.png")
+            height, width = record["image"].shape[:2]
+            images.append({"id": image_id, "file_name": f"{image_id}.png", "height": height, "width": width})
+            for x1, y1, x2, y2 in record["boxes"].tolist() if image_id != VAL_IDS[-1] else []:
+                number = len(annotations) + 1
+                sides = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)}
+                kind = {"category_id": (7, 7, 3, 7, 20)[number % 5], "iscrowd": int(number == 6)}
+                annotations.append({"id": number, "image_id": image_id} | kind | sides)
+        content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
+        (folder / f"{split}.json").write_text(json.dumps(content))
+
+
+@contextlib.contextmanager
+def quick_compilation():
+    """Compiles as processes with ENVIRONMENT do."""
+    before = {name: jax.config.values[name] for name in COMPILATION}
+    for name, value in COMPILATION.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+
+@contextlib.contextmanager
+def shared_executables(config):
+    """Inside, runs of equal configs use the executables that the first of them compiled."""
+    compile_shapes = validation.compile_shapes
+
+    def shared(purpose, function, first, shapes, batch_size, boxes, mesh):
+        model = config.model.to_json() if purpose == "evaluation" else config.to_json()
+        key = purpose, shapes, batch_size, boxes, model
+        if key not in _executables:
+            _executables[key] = compile_shapes(purpose, function, first, shapes, batch_size, boxes, mesh)
+        return _executables[key]
+
+    with (
+        quick_compilation(),
+        mock.patch.object(validation, "compile_shapes", shared),
+        mock.patch.object(loop, "compile_shapes", shared),
+    ):
+        yield
+
+
+def train(config, workdir):
+    """`loop.train`; returns the final state as NumPy arrays and what was printed."""
+    with shared_executables(config), contextlib.redirect_stdout(io.StringIO()) as printed:
+        state = loop.train(config, workdir)
+    return jax.device_get(state), printed.getvalue()
+
+
+def evaluate(config, workdir, pictures=0):
+    """`validation.evaluate_run`; returns the results and what was printed."""
+    with shared_executables(config), contextlib.redirect_stdout(io.StringIO()) as printed:
+        results = validation.evaluate_run(config, workdir, pictures)
+    return results, printed.getvalue()
+
+
+def metrics(workdir):
+    """Lines of metrics.jsonl, without what a clock measured."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("step_time", "data_time")} for line in lines]
+
+
+def assert_equal_trees(left, right):
+    """Every leaf equal, bit for bit."""
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for path, value in jax.tree_util.tree_leaves_with_path(left):
+        np.testing.assert_array_equal(value, _at(right, path), err_msg=jax.tree_util.keystr(path))
+
+
+def _at(tree, path):
+    return dict(jax.tree_util.tree_leaves_with_path(tree))[path]
