@@ -13,11 +13,8 @@ def parse_flags(argv):
     """absl's parser, for `app.run`; exits with the nearest keys where an override names one that the config lacks."""
     try:
         return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError, TypeError):
-        answer = _unknown_key(argv)
-        if answer is None:
-            raise
-        sys.exit(f"{os.path.basename(argv[0])}: {answer}")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        sys.exit(f"{os.path.basename(argv[0])}: {_unknown_key(argv) or error}")
 
 
 def _unknown_key(argv):
@@ -27,28 +24,31 @@ def _unknown_key(argv):
     for argument in argv[1:]:
         name = argument.lstrip("-").split("=")[0]
         key = name.removeprefix("config.")
-        if name.startswith("config.") and key not in keys:
-            near = [other for other in keys if other.split(".")[-1] == key.split(".")[-1]]
-            near = (near + difflib.get_close_matches(key, keys, 2))[:2]
-            if near:
-                return f"no key {name}; did you mean " + " or ".join(f"config.{other}" for other in near) + "?"
-            return f"no key {name}; there are " + ", ".join(f"config.{section}" for section in config)
+        if name == key or any(f"{other}.".startswith(f"{key}.") for other in keys):
+            continue
+        near = [other for other in keys if other.split(".")[-1] == key.split(".")[-1]]
+        near += [other for other in difflib.get_close_matches(key, keys, 2) if other not in near]
+        if near:
+            return (
+                f"no key {name}; did you mean " + " or ".join(f"config.{other}" for other in near[:2]) + "?"
+            )
+        return f"no key {name}; there are " + ", ".join(f"config.{section}" for section in config)
     return None
 
 
 def _load_config(argv):
     """The config of `--config FILE[:ARGUMENT]`, without overrides."""
-    values = [argument.split("=", 1)[1] for argument in argv if argument.startswith(("--config=", "-config="))]
+    values = [
+        argument.split("=", 1)[1] for argument in argv if argument.startswith(("--config=", "-config="))
+    ]
     values += [argv[i + 1] for i, argument in enumerate(argv[:-1]) if argument in ("--config", "-config")]
     path, _, argument = values[0].partition(":")
     return runpy.run_path(path)["get_config"](*([argument] if argument else []))
 
 
 def _keys(config, prefix=""):
-    """Dotted names of everything in a config, sections included."""
+    """Dotted names of all values."""
     keys = []
     for name, value in config.items():
-        keys.append(prefix + name)
-        if isinstance(value, ConfigDict):
-            keys += _keys(value, f"{prefix}{name}.")
+        keys += _keys(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else [prefix + name]
     return keys

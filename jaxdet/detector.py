@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from jaxdet.checkpoint import Checkpoints
 from jaxdet.data import transforms
-from jaxdet.evaluation.run import original_boxes
+from jaxdet.evaluation.run import original_boxes, rpn_categories
 from jaxdet.models import FasterRCNN
 from jaxdet.models.faster_rcnn import merge_variables
 
@@ -22,6 +22,8 @@ def load(directory, step=None):
     directory = pathlib.Path(directory)
     config = load_config(directory)
     categories = json.loads((directory / "categories.json").read_text())
+    if config.model.roi_head is None:
+        categories = rpn_categories(categories)
     return Detector(config, load_variables(directory, step), categories)
 
 
@@ -48,7 +50,7 @@ def load_variables(directory, step=None):
 
 
 class Detector:
-    """`detector(image)` -> detections. `categories` are those of the data set, in the order of the labels."""
+    """`detector(image)` -> detections. `categories`, in the order of the labels, are those of the data set."""
 
     def __init__(self, config, variables, categories):
         self.config, self.variables, self.categories = config, variables, tuple(categories)

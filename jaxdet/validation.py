@@ -42,15 +42,20 @@ def evaluate_run(config, workdir, pictures=0):
     (workdir / "detections.json").write_text(json.dumps(detections) + "\n")
     print(f"numbers in {workdir / 'eval.json'}, detections in {workdir / 'detections.json'}")
     if pictures:
-        print(f"pictures in {draw_pictures(workdir / 'pictures', source, detections, pictures)}")
+        with_head = "roi" in validation.found
+        categories = source.categories if with_head else evaluation.rpn_categories(source.categories)
+        print(f"pictures in {draw_pictures(workdir / 'pictures', source, detections, categories, pictures)}")
     return results
 
 
-def draw_pictures(folder, source, detections, count):
-    """Draws the first `count` pictures of a source, ground truth dashed, and a contact sheet of them; returns its path."""
+def draw_pictures(folder, source, detections, categories, count):
+    """Draws the first `count` pictures of a source, ground truth dashed, and a contact sheet of them; returns its path.
+
+    categories: those that the detections are of.
+    """
     folder.mkdir(exist_ok=True)
-    names = [category["name"] for category in source.categories]
-    labels = {category["id"]: label for label, category in enumerate(source.categories)}
+    names = [category["name"] for category in categories]
+    labels = {category["id"]: label for label, category in enumerate(categories)}
     found = {}
     for row in detections:
         found.setdefault(row["image_id"], []).append(row)

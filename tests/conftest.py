@@ -21,3 +21,25 @@ def shared():
     if not folder.is_dir():
         pytest.skip(f"no reference material at {folder}; set JAXDET_SHARED to run this test")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    """Folder with the few pictures of `tiny.write_data`; not to be changed."""
+    from tests import tiny
+
+    folder = tmp_path_factory.mktemp("tiny") / "data"
+    tiny.write_data(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_data):
+    """One training of `tiny.get_config`, 6 steps, that many tests look at; its workdir is not to be changed.
+
+    config, workdir; state: the final one; printed: standard output; events: "step", "logged" and "evaluated" in their
+    order, and between them the names of the functions that were compiled.
+    """
+    from tests import tiny
+
+    return tiny.undisturbed_run(tiny_data)

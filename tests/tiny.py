@@ -8,15 +8,18 @@ import io
 import json
 import os
 import pathlib
+import types
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from configs import person_small
-from jaxdet import validation
+from jaxdet import mesh, validation
+from jaxdet.data import pipeline
 from jaxdet.data.synthetic import SyntheticPeople
 from jaxdet.training import loop
 
@@ -31,7 +34,7 @@ COMPILATION = {
     "jax_persistent_cache_min_compile_time_secs": 0.5,
 }
 ENVIRONMENT = os.environ | {name.upper(): str(value) for name, value in COMPILATION.items()}
-_executables = {}
+_executables, _states = {}, {}
 
 
 def get_config(folder):
@@ -106,18 +109,26 @@ def quick_compilation():
 
 @contextlib.contextmanager
 def shared_executables(config):
-    """Inside, runs of equal configs use the executables that the first of them compiled."""
-    compile_shapes = validation.compile_shapes
+    """Inside, runs that differ in nothing that is compiled use executables and first state of the first of them."""
+    compile_shapes, create_state = validation.compile_shapes, loop.create_state
+    compiled_in = config.seed, config.model, config.optimizer, config.train.steps, config.train.accumulation
 
     def shared(purpose, function, first, shapes, batch_size, boxes, mesh):
-        model = config.model.to_json() if purpose == "evaluation" else config.to_json()
-        key = purpose, shapes, batch_size, boxes, model
+        key = purpose, shapes, batch_size, boxes, str(compiled_in)
         if key not in _executables:
             _executables[key] = compile_shapes(purpose, function, first, shapes, batch_size, boxes, mesh)
         return _executables[key]
 
+    def shared_state(*arguments):
+        key = str(compiled_in)
+        if key not in _states:
+            with jax.ensure_compile_time_eval():
+                _states[key] = jax.device_get(jax.jit(lambda: create_state(*arguments))())
+        return jax.tree.map(jnp.asarray, _states[key])
+
     with (
         quick_compilation(),
+        mock.patch.object(loop, "create_state", shared_state),
         mock.patch.object(validation, "compile_shapes", shared),
         mock.patch.object(loop, "compile_shapes", shared),
     ):
@@ -138,18 +149,56 @@ def evaluate(config, workdir, pictures=0):
     return results, printed.getvalue()
 
 
+def undisturbed_run(folder):
+    """Trains beside `folder`, which holds the data, and notes what is compiled when; see conftest.tiny_run."""
+    config, workdir, events = get_config(folder), folder.parent / "run", []
+
+    def listen(name, seconds, **details):
+        if name == "/jax/core/compile/backend_compile_duration":
+            events.append(details["fun_name"])
+
+    def noting(method, note):
+        def wrapped(self, *arguments):
+            method(self, *arguments)
+            events.append(note(*arguments))
+
+        return wrapped
+
+    lap = noting(loop.Progress.lap, lambda waited: "step")
+    write = noting(loop.MetricsLog.write, lambda step, values: "evaluated" if "val/loss" in values else "logged")
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        with mock.patch.object(loop.Progress, "lap", lap), mock.patch.object(loop.MetricsLog, "write", write):
+            state, printed = train(config, workdir)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    return types.SimpleNamespace(config=config, workdir=workdir, state=state, printed=printed, events=events)
+
+
 def metrics(workdir):
     """Lines of metrics.jsonl, without what a clock measured."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in ("step_time", "data_time")} for line in lines]
 
 
+def checkpoint_steps(workdir):
+    """Steps of the checkpoints there are."""
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
 def assert_equal_trees(left, right):
     """Every leaf equal, bit for bit."""
     assert jax.tree.structure(left) == jax.tree.structure(right)
-    for path, value in jax.tree_util.tree_leaves_with_path(left):
-        np.testing.assert_array_equal(value, _at(right, path), err_msg=jax.tree_util.keystr(path))
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(left), jax.tree.leaves(right), strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
 
 
-def _at(tree, path):
-    return dict(jax.tree_util.tree_leaves_with_path(tree))[path]
+def training_batches(config):
+    """`pipeline.TrainingBatches` of a config."""
+    source = pipeline.open_source(config.data.train, None)
+    return pipeline.TrainingBatches(source, config.data.train, config.seed, config.train.batch_size, 8)
+
+
+def device_batch(batch):
+    """The part of a batch that the device sees."""
+    return mesh.put_batch(batch, mesh.data_mesh())

@@ -19,6 +19,7 @@ import functools
 
 import grain
 import numpy as np
+from absl import flags
 
 from jaxdet.data import transforms
 from jaxdet.data.coco import CocoSource
@@ -208,6 +209,8 @@ def _iterate(dataset, batch_size, workers):
     # two threads read ahead; with `workers` each of so many processes has its own two
     dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
     if workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain looks at flags of its own, of which a notebook knows nothing
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
     return iter(dataset)
 

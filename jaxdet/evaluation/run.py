@@ -36,16 +36,16 @@ def collect(batches, stages_of, source):
                 if name == "proposals":
                     found["proposals"][image_id] = boxes, scores
                 else:
-                    categories = source.categories if name == "roi" else stage_categories(source)
+                    categories = source.categories if name == "roi" else rpn_categories(source.categories)
                     found[name] += to_results(image_id, boxes, scores, labels, categories)
     if "roi" not in stages:
         del found["roi"]
     return found, seen, unreadable
 
 
-def stage_categories(source):
-    """Categories of what the RPN alone finds."""
-    return source.categories if len(source.categories) == 1 else ONE_CATEGORY
+def rpn_categories(categories):
+    """Categories of what the RPN alone finds, which tells no two apart."""
+    return categories if len(categories) == 1 else ONE_CATEGORY
 
 
 def original_boxes(boxes, scales, size):
@@ -65,7 +65,7 @@ def summarize(source, found, seen):
             f"evaluation saw {len(seen)} images where the split has {len(source)}: a bug in jaxdet"
         )
     truth = source.ground_truth()
-    objects = {**truth, "categories": list(stage_categories(source))}
+    objects = {**truth, "categories": list(rpn_categories(source.categories))}
     only = objects["categories"][0]["id"]
     objects["annotations"] = [{**item, "category_id": only} for item in truth["annotations"]]
     summary = {"roi": evaluate(truth, found["roi"])} if "roi" in found else {}

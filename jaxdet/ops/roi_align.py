@@ -35,6 +35,7 @@ def box_levels(boxes, lowest=2, highest=5, level_epsilon=0.0):
     torchvision's LevelMapper. Written as comparisons, so that no platform's logarithm decides.
     Source: Feature Pyramid Networks (Lin et al., 2017), equation 1.
     """
+    boxes = jnp.asarray(boxes, jnp.float32)
     width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
     side = jnp.sqrt(jnp.where((width > 0) & (height > 0), width * height, 0.0)) / CANONICAL_SIDE
     thresholds = [
@@ -72,8 +73,12 @@ def pyramid_roi_align(
     return _align(tuple(features), boxes, level, scales, size, sampling_ratio, aligned)
 
 
-def _align(features, boxes, level, scales, size, sampling_ratio, aligned):
+def _align(features, boxes, level, scales, *settings):
     shapes = tuple(level_features.shape[:2] for level_features in features)
+    return _sample(shapes, features, _box_taps(shapes, boxes, level, scales, *settings))
+
+
+def _box_taps(shapes, boxes, level, scales, size, sampling_ratio, aligned):
     boxes = jax.lax.stop_gradient(boxes).astype(jnp.float32)
     finite = jnp.isfinite(boxes).all(-1)
     boxes = jnp.where(finite[:, None], boxes, 0.0)
@@ -81,8 +86,7 @@ def _align(features, boxes, level, scales, size, sampling_ratio, aligned):
     cells = jnp.array(shapes, jnp.int32)[level]
     y_index, y_weight = _axis_taps(boxes[:, 1::2], scale[:, 0], cells[:, 0], size, sampling_ratio, aligned)
     x_index, x_weight = _axis_taps(boxes[:, 0::2], scale[:, 1], cells[:, 1], size, sampling_ratio, aligned)
-    y_weight = jnp.where(finite[:, None, None], y_weight, 0.0)
-    return _sample(shapes, features, Taps(level, y_index, y_weight, x_index, x_weight))
+    return Taps(level, y_index, jnp.where(finite[:, None, None], y_weight, 0.0), x_index, x_weight)
 
 
 def _axis_taps(sides, scale, cells, size, sampling_ratio, aligned):
@@ -98,9 +102,8 @@ def _axis_taps(sides, scale, cells, size, sampling_ratio, aligned):
     index = position.astype(jnp.int32)
     fraction = position - index
     index = jnp.stack([index, jnp.minimum(index + 1, last)], axis=-1)
-    weight = (
-        jnp.where(inside[..., None], jnp.stack([1.0 - fraction, fraction], axis=-1), 0.0) / sampling_ratio
-    )
+    weight = jnp.stack([1.0 - fraction, fraction], axis=-1) / sampling_ratio
+    weight = jnp.where(inside[..., None], weight, 0.0)
     shape = (len(sides), size, 2 * sampling_ratio)
     return index.reshape(shape), weight.reshape(shape)
 
@@ -120,9 +123,7 @@ def _row_taps(shapes, taps):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sample(shapes, features, taps):
     """Weighted sums of gathered cells: [H_l, W_l, C] of every level -> [N, size, size, C]."""
-    cells = jnp.concatenate(
-        [level_features.reshape(-1, level_features.shape[-1]) for level_features in features]
-    )
+    cells = jnp.concatenate([level.reshape(-1, level.shape[-1]) for level in features])
     total = sum(weight * cells[rows].astype(jnp.float32) for rows, weight in _row_taps(shapes, taps))
     return total.astype(cells.dtype)
 
@@ -139,7 +140,7 @@ def _sample_backward(shapes, taps, cotangent):
         cpu=functools.partial(_spread_tiles, shapes),
         default=functools.partial(_spread_rows, shapes),
     )
-    return tuple(level_gradient.astype(cotangent.dtype) for level_gradient in gradient), None
+    return tuple(level.astype(cotangent.dtype) for level in gradient), None
 
 
 _sample.defvjp(_sample_forward, _sample_backward)

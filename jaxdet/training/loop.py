@@ -72,6 +72,10 @@ def train(config, workdir):
         state = checkpoints.restore(checkpoints.latest_step(), like)
         print(f"going on from step {int(state.step)} of {workdir}")
     start = int(state.step)
+    if start >= config.train.steps:
+        print(f"nothing to do: config.train.steps is {config.train.steps}")
+        checkpoints.close()
+        return state
     print(
         f"learning rate {peak_rate(config):g} after {config.optimizer.warmup_steps} steps of warmup, "
         f"for batches of {config.train.batch_size}"
@@ -85,12 +89,15 @@ def train(config, workdir):
     # ---- the loop ----------------------------------------------------------------------------------------------------
     log, progress = MetricsLog(workdir, start), Progress(start, config.train.steps)
     read = batches.read(start, config.train.steps, config.data.workers)
-    pending = None
+    pending, lost = None, set()
     try:
         for number in range(start + 1, config.train.steps + 1):
             waiting = time.perf_counter()
             batch = next(read)
             waited = time.perf_counter() - waiting
+            for image_id in set(batch["image_ids"][batch["image_sizes"][:, 0] == 0].tolist()) - lost:
+                lost.add(image_id)
+                progress.bar.write(f"image {image_id} does not decode, its slot stays empty ({len(lost)} so far)")
             state, metrics = steps[batch["images"].shape[1:3]](state, put_batch(batch, mesh))
             # the device works on this step while the host looks at the one before
             if pending:

@@ -63,8 +63,10 @@ def test_detections_lie_inside_and_are_never_empty(detector):
                 assert (boxes[:, 2:] > boxes[:, :2]).all()
                 assert (np.diff(scores) <= 0).all() and (scores <= 1).all()
                 assert (found.labels[i] >= 0).all() and (found.labels[i] < 3).all()
-        assert stages.roi.valid.any() and (stages.roi.scores[stages.roi.valid] > 0.05).all()
-        assert len(set(stages.roi.labels[stages.roi.valid])) > 1
+        assert (stages.roi.scores[stages.roi.valid] > 0.05).all()
+        if spread == 1:
+            assert len(set(stages.roi.labels[stages.roi.valid])) > 1
+    assert not stages.roi.valid.all()  # at last clipping leaves little of them
 
 
 def test_pixels_outside_of_a_picture_change_nothing(detector):
@@ -82,7 +84,9 @@ def test_padded_rows_of_the_ground_truth_change_nothing(detector):
     padded = ~batch["gt_valid"]
     assert padded.any(1).all() and np.isnan(batch["gt_boxes"][padded]).all()
     expected = detector(batch)
-    for boxes, label in ((0.0, 0), (np.inf, 2**30), ([5, 5, 30, 30], 1), ([30, 30, 5, 5], -(2**30))):
+    # even a box that is one of the proposals
+    proposal = np.repeat(expected[2].proposals.boxes[:, :1], tiny.ROWS, axis=1)[padded]
+    for boxes, label in ((0.0, 0), (np.inf, 2**30), (proposal, 1), ([30, 30, 5, 5], -(2**30))):
         other = {name: value.copy() for name, value in batch.items()}
         other["gt_boxes"][padded], other["gt_labels"][padded] = boxes, label
         assert_same(expected, detector(other))
@@ -156,17 +160,18 @@ def test_bfloat16_with_one_class_and_one_set_of_deltas():
     config = tiny.config(num_classes=1, freeze_at=2)
     config.model.dtype = "bfloat16"
     config.model.roi_head.class_agnostic = True
-    detector, batch = tiny.Tiny(config), tiny.batch()
-    batch["gt_labels"][batch["gt_valid"]] = 0
-    losses, _, stages, gradient = detector(batch)
+    model, batch = FasterRCNN(**config.model), tiny.batch()
+    batch = batch | {"gt_labels": np.zeros_like(batch["gt_labels"])}
+    evaluate = tiny.jit(functools.partial(model.apply, method="evaluate"))
+    stages, losses = jax.device_get(evaluate(tiny.variables(model), batch, jax.random.key(0)))
     assert all(value.dtype == np.float32 and np.isfinite(value) for value in losses.values())
-    assert all(x.dtype == np.float32 and np.isfinite(x).all() for x in jax.tree.leaves(gradient))
     for found in stages:
         assert found.boxes.dtype == found.scores.dtype == np.float32 and found.valid.any()
         assert not found.labels.any()
     # box coordinates keep their fractions: bfloat16 would have steps of a quarter pixel and more
     boxes = stages.roi.boxes[stages.roi.valid]
-    assert (boxes != boxes.astype(jnp.bfloat16)).mean() > 0.9
+    clipped = boxes == np.round(boxes)
+    assert (boxes != boxes.astype(jnp.bfloat16))[~clipped].mean() > 0.9
 
 
 def jaxpr(config, method, *arguments):
@@ -206,7 +211,7 @@ def test_without_a_box_head_the_rpn_detects(detector):
 
 @pytest.mark.parametrize("num_classes", [1, 90])
 def test_outputs_have_the_shapes_of_the_config(num_classes):
-    config = tiny.config(num_classes, depth=50, norm="frozen_batch_norm")
+    config = tiny.config(num_classes, norm="frozen_batch_norm")
     config.model.rpn.update(pre_nms_topk=(2000, 1000), post_nms_topk=(2000, 1000))
     model = FasterRCNN(**config.model)
     variables = tiny.variables(model)

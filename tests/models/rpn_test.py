@@ -97,29 +97,42 @@ def test_strides_of_the_anchors():
         True: [(4, 4), (7, 8), (14, 15)],  # padded size // grid
     }
     for grid, expected in strides.items():
-        anchors = rpn(grid_strides=grid, rounded_anchors=grid).anchors((100, 136), maps)
+        anchors = tiny.jit(lambda grid=grid: rpn(grid_strides=grid).anchors((100, 136), maps))()
         for level, (vertical, horizontal) in enumerate(expected):
             width, anchor = maps[level].shape[2], np.asarray(anchors[level])
             np.testing.assert_allclose(anchor[3] - anchor[0], [horizontal, 0, horizontal, 0], atol=1e-4)
             np.testing.assert_allclose(anchor[3 * width] - anchor[0], [0, vertical, 0, vertical], atol=1e-4)
 
 
-@pytest.mark.parametrize(("train", "smallest"), [(True, 0.0), (False, 0.5)])
-def test_proposals_against_a_slow_loop(train, smallest):
-    head, sizes = rpn(smallest_side=smallest), np.array([[48, 64], [37, 41]], np.int32)
+@functools.cache
+def propose_in_training():
+    head = rpn(smallest_side=0.5)
     anchors = head.anchors((48, 64), pyramid())
-    propose = tiny.jit(lambda logits, deltas: head.propose(logits, deltas, anchors, sizes, train=train))
+    return anchors, tiny.jit(lambda *x: head.propose(*x[:2], anchors, x[2], train=True))
+
+
+def test_proposals_against_a_slow_loop():
+    sizes, (anchors, propose) = np.array([[48, 64], [37, 41]]), propose_in_training()
     for seed in range(3):
         logits, deltas = heads(seed)
-        boxes, scores, valid = jax.device_get(propose(logits, deltas))
+        boxes, scores, valid = jax.device_get(propose(logits, deltas, sizes))
         for i in range(2):
             one = [x[i] for x in logits], [x[i] for x in deltas]
-            before, after = (100, 80) if train else (70, 25)
-            expected = numpy_propose(*one, anchors, sizes[i], before, after, 0.7, smallest)
+            expected = numpy_propose(*one, anchors, sizes[i], 100, 80, 0.7, 0.5)
             count = len(expected[0])
-            assert valid[i].sum() == count and valid[i, :count].all()
+            assert 20 < count <= 80 and valid[i].sum() == count and valid[i, :count].all()
             np.testing.assert_allclose(boxes[i, :count], expected[0], atol=1e-3)
             np.testing.assert_array_equal(scores[i, :count], expected[1].astype(np.float32))
+
+
+def test_an_empty_slot_and_nonsense_give_no_proposals():
+    (logits, deltas), (_, propose) = heads(), propose_in_training()
+    for level in range(len(SHAPES)):
+        logits[level][1, ::2] = np.nan  # every other row of the second picture
+        deltas[level][1, 1::2] = np.nan
+    _, _, valid = propose(logits, deltas, np.array([[48, 64], [48, 64]]))
+    assert valid[0].any() and not valid[1].any()
+    assert not np.any(propose(logits, deltas, np.array([[0, 0], [48, 64]]))[2])
 
 
 @pytest.mark.parametrize("library", ["d2", "tv"])
@@ -141,19 +154,6 @@ def test_proposals_of_the_libraries(shared, library):
         np.testing.assert_allclose(boxes[i, :count], z[f"{i}/boxes"], atol=1e-3)
         found = jax.nn.sigmoid(scores) if library == "tv" else scores
         np.testing.assert_allclose(found[i, :count], z[f"{i}/scores"], atol=1e-6)
-
-
-def test_an_empty_slot_and_nonsense_give_no_proposals():
-    head, (logits, deltas) = rpn(), heads()
-    logits, deltas = [x.copy() for x in logits], [x.copy() for x in deltas]
-    for level in range(len(SHAPES)):
-        logits[level][1, ::2] = np.nan  # every other row of the second picture
-        deltas[level][1, 1::2] = np.nan
-    anchors = head.anchors((48, 64), pyramid())
-    propose = tiny.jit(lambda sizes: head.propose(logits, deltas, anchors, sizes, train=True))
-    _, _, valid = propose(np.array([[48, 64], [48, 64]]))
-    assert valid[0].any() and not valid[1].any()
-    assert not np.any(propose(np.array([[0, 0], [48, 64]]))[2])
 
 
 def truth():

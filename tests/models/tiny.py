@@ -61,6 +61,11 @@ def variables(model, seed=0):
         jnp.zeros((1, HEIGHT, WIDTH, 3), jnp.uint8),
         jnp.zeros((1, 2), jnp.int32),
     )
+    return fill(shapes, seed)
+
+
+def fill(shapes, seed=0):
+    """Random values for a tree of ShapeDtypeStructs whose leaves have the names of our parameters."""
     rng = np.random.default_rng(seed)
 
     def draw(path, shape):

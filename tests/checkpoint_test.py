@@ -1,0 +1,97 @@
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdet.checkpoint import Checkpoints
+from tests import tiny
+
+
+def state(step):
+    """Leaves of every kind that a run has; {} where it has none."""
+    rng = np.random.default_rng(step)
+    return {
+        "step": jnp.int32(step),
+        "trainable": {"fc": {"kernel": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)}},
+        "optimizer": ((), (jnp.int32(step), {"trace": jnp.asarray(rng.normal(size=5), jnp.bfloat16)})),
+        "average": {},
+    }
+
+
+def steps(workdir):
+    return sorted(int(name) for name in os.listdir(workdir / "checkpoints"))
+
+
+def test_a_state_comes_back_bit_for_bit(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    saved = state(3)
+    checkpoints.save(3, saved)
+    tiny.assert_equal_trees(checkpoints.restore(3, jax.eval_shape(lambda: saved)), saved)
+    tiny.assert_equal_trees(checkpoints.restore(3, saved), saved)
+    arrays = Checkpoints(tmp_path, read_only=True).restore_arrays(3)
+    np.testing.assert_array_equal(arrays["trainable"]["fc"]["kernel"], saved["trainable"]["fc"]["kernel"])
+
+
+def test_without_a_checkpoint(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.latest_step() is None and checkpoints.best_step() is None
+
+
+def test_the_last_and_the_best_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, last=2)
+    for step, average_precision in [(1, None), (2, 0.3), (3, 0.5), (4, None), (5, 0.4), (6, None), (7, 0.1)]:
+        checkpoints.save(step, state(step), average_precision)
+    assert steps(tmp_path) == [3, 6, 7]
+    assert checkpoints.latest_step() == 7 and checkpoints.best_step() == 3
+    checkpoints.save(8, state(8), 0.6)
+    assert steps(tmp_path) == [7, 8] and checkpoints.best_step() == 8
+
+
+def test_the_best_is_known_after_a_restart(tmp_path):
+    first = Checkpoints(tmp_path, last=1)
+    for step, average_precision in [(1, 0.5), (2, 0.4), (3, None)]:
+        first.save(step, state(step), average_precision)
+    first.close()
+    again = Checkpoints(tmp_path, last=1)
+    assert again.latest_step() == 3 and again.best_step() == 1
+    again.save(4, state(4), 0.45)
+    again.save(5, state(5))
+    assert steps(tmp_path) == [1, 5]
+
+
+def test_without_an_evaluation_the_newest_is_the_best(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, state(step))
+    assert checkpoints.best_step() == 2
+
+
+def test_no_box_at_all_is_worse_than_any_precision(tmp_path):
+    """The COCO API says -1 where the split has no boxes."""
+    checkpoints = Checkpoints(tmp_path, last=1)
+    checkpoints.save(1, state(1), 0.0)
+    checkpoints.save(2, state(2), -1.0)
+    assert checkpoints.best_step() == 1
+
+
+@pytest.mark.parametrize("left_over", ["5.orbax-checkpoint-tmp", "5.orbax-checkpoint-tmp-1234"])
+def test_what_a_crash_left_half_written_is_no_checkpoint(tmp_path, left_over):
+    Checkpoints(tmp_path).save(4, state(4))
+    (tmp_path / "checkpoints" / left_over / "default").mkdir(parents=True)
+    (tmp_path / "checkpoints" / left_over / "default" / "manifest.ocdbt").write_bytes(b"half")
+    assert Checkpoints(tmp_path, read_only=True).latest_step() == 4
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.latest_step() == 4
+    checkpoints.save(5, state(5))
+    tiny.assert_equal_trees(checkpoints.restore(5, state(5)), state(5))
+
+
+def test_reading_leaves_the_folder_as_it_is(tmp_path):
+    Checkpoints(tmp_path).save(4, state(4))
+    before = {str(path): path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    reader = Checkpoints(tmp_path, read_only=True)
+    reader.restore_arrays(4)
+    reader.close()
+    assert {str(path): path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before

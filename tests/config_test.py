@@ -1,0 +1,206 @@
+import ast
+import functools
+import importlib
+import json
+import pathlib
+
+import jax
+import pytest
+
+from configs import person, person_rpn
+from jaxdet import config as checks
+from jaxdet.models import FasterRCNN
+from jaxdet.training.optimizer import optimizer
+from jaxdet.training.step import create_state
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
+
+
+def load(name):
+    return importlib.import_module(f"configs.{name}").get_config()
+
+
+@functools.cache
+def read_attributes():
+    """Every name that some file of jaxdet reads as `.name` or `["name"]`; config.py only checks them."""
+    names = set()
+    for path in (ROOT / "jaxdet").rglob("*.py"):
+        if path.name != "config.py":
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                    names.add(node.attr)
+                elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+                    names.add(node.slice.value)
+    return names
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_builds_its_model_and_state(name):
+    config = load(name)
+    checks.check_config(config)
+    model = FasterRCNN(**config.model)
+    state = jax.eval_shape(lambda: create_state(model, optimizer(config), config))
+    assert jax.tree.leaves(state.trainable)
+    assert (state.average != {}) == bool(config.optimizer.ema)
+    assert ("box_head" in state.trainable) == (config.model.roi_head is not None)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        assert leaf.dtype in ("float32", "int32"), path  # whatever the arithmetic runs in
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_key_is_read_somewhere(name):
+    """Keys of `model` are fields of modules, which refuse unknown ones; both kinds must be read by name."""
+    keys = checks.flatten(load(name).to_dict())
+    unread = [key for key in keys if key.split(".")[-1] not in read_attributes()]
+    # the four weights and the three settings of the last stage go by name into dictionaries and keyword arguments
+    passed = ("model.loss_weights.", "model.test.")
+    assert [key for key in unread if not key.startswith(passed)] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_has_the_keys_of_person(name):
+    """So an override or a script that works with one works with all."""
+    keys, expected = (checks.flatten(load(n).to_dict()).keys() for n in (name, "person"))
+    if load(name).model.roi_head is None:
+        expected = {key for key in expected if not key.startswith("model.roi_head")} | {"model.roi_head"}
+    assert set(keys) == set(expected)
+
+
+def test_docstrings_hold_the_command():
+    for name in NAMES:
+        assert f"--config configs/{name}.py --workdir" in importlib.import_module(f"configs.{name}").__doc__
+
+
+def test_wrong_values_are_all_named_at_once():
+    config = person.get_config()
+    config.model.backbone.depth = 19
+    config.optimizer.learning_rate = 0.0
+    config.train.steps = -5
+    with pytest.raises(ValueError) as error:
+        checks.check_config(config)
+    message = str(error.value)
+    assert "config.model.backbone.depth is 19: one of [18, 34, 50, 101]" in message
+    assert "config.optimizer.learning_rate is 0.0: above 0" in message
+    assert "config.train.steps is -5: at least 1" in message
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("seed", -1),
+        ("model.dtype", "float16"),
+        ("model.backbone.norm", "layer_norm"),
+        ("model.backbone.freeze_at", 6),
+        ("model.rpn.anchor_sizes", (32.0, 64.0)),
+        ("model.rpn.nms_iou", 1.5),
+        ("model.roi_head.sampling_ratio", 0),
+        ("data.categories", (1, 2)),
+        ("data.workers", -1),
+        ("data.train.limit", -3),
+        ("data.train.short_sides", ()),
+        ("data.val.short_sides", (800.5,)),
+        ("data.val.longest_side", 0),
+        ("data.train.flip", 2.0),
+        ("optimizer.name", "adam"),
+        ("optimizer.schedule", "linear"),
+        ("optimizer.step_boundaries", ("a", "b")),
+        ("optimizer.step_boundaries", (80, 60)),
+        ("optimizer.step_boundaries", (60, 60)),
+        ("optimizer.warmup_factor", 0.0),
+        ("optimizer.warmup_factor", "fast"),
+        ("optimizer.ema", 1.0),
+        ("optimizer.learning_rate", float("nan")),
+        ("train.accumulation", 0),
+        ("train.evaluate_every", 0),
+    ],
+)
+def test_a_wrong_value_is_refused(key, value):
+    config = person.get_config().to_dict()
+    node = config
+    *sections, name = key.split(".")
+    for section in sections:
+        node = node[section]
+    node[name] = value
+    with pytest.raises(ValueError, match=f"config.{key} is "):
+        checks.check_config(checks.ConfigDict(config))
+
+
+def test_a_batch_divides_into_its_parts():
+    config = person.get_config()
+    config.train.update(batch_size=16, accumulation=3)
+    with pytest.raises(ValueError, match="does not divide"):
+        checks.check_config(config)
+
+
+def test_changes_are_named_key_by_key():
+    before = person.get_config().to_dict()
+    now = person.get_config()
+    now.optimizer.learning_rate = 0.01
+    now.data.train.short_sides = (800,)
+    assert checks.changes(before, json.loads(now.to_json())) == {
+        "optimizer.learning_rate": "0.02 -> 0.01",
+        "data.train.short_sides": "(640, 672, 704, 736, 768, 800) -> (800,)",
+    }
+    assert checks.changes(before, json.loads(json.dumps(before))) == {}
+
+
+def resume(tmp_path, before, now):
+    checks.compare_configs(tmp_path, before, resuming=False)
+    checks.compare_configs(tmp_path, now, resuming=True)
+    return json.loads((tmp_path / "config.json").read_text())
+
+
+def test_a_changed_config_is_named_and_counts_from_then_on(tmp_path, capsys):
+    now = person.get_config()
+    now.train.steps = 270_000
+    now.optimizer.step_boundaries = (210_000, 250_000)
+    written = resume(tmp_path, person.get_config(), now)
+    printed = capsys.readouterr().out
+    assert "config.train.steps: 90000 -> 270000" in printed
+    assert "config.optimizer.step_boundaries: (60000, 80000) -> (210000, 250000)" in printed
+    assert printed.count("config.") == 2
+    assert checks.changes(written, now.to_dict()) == {}
+
+
+def test_an_equal_config_is_not_mentioned(tmp_path, capsys):
+    resume(tmp_path, person.get_config(), person.get_config())
+    assert capsys.readouterr().out == ""
+
+
+def test_a_fresh_start_compares_nothing(tmp_path, capsys):
+    checks.compare_configs(tmp_path, person.get_config(), resuming=False)
+    checks.compare_configs(tmp_path, person_rpn.get_config(), resuming=False)
+    assert capsys.readouterr().out == ""
+
+
+def test_another_model_is_refused(tmp_path):
+    now = person.get_config()
+    now.model.backbone.depth = 18
+    now.model.num_classes = 2
+    with pytest.raises(ValueError, match="holds another model") as error:
+        resume(tmp_path, person.get_config(), now)
+    assert "config.model.backbone.depth: 50 -> 18" in str(error.value)
+    assert "config.model.num_classes: 1 -> 2" in str(error.value)
+    assert json.loads((tmp_path / "config.json").read_text())["model"]["num_classes"] == 1
+
+
+@pytest.mark.parametrize("first, second", [(person, person_rpn), (person_rpn, person)])
+def test_a_box_head_more_or_less_is_another_model(tmp_path, first, second):
+    with pytest.raises(ValueError, match=r"config\.model\.roi_head"):
+        resume(tmp_path, first.get_config(), second.get_config())
+
+
+def test_the_last_stage_may_change(tmp_path, capsys):
+    now = person.get_config()
+    now.model.test.score_threshold = 0.5
+    resume(tmp_path, person.get_config(), now)
+    assert "config.model.test.score_threshold: 0.05 -> 0.5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key, value", [("name", "adamw"), ("ema", 0.99)])
+def test_another_kind_of_optimiser_is_refused(tmp_path, key, value):
+    now = person.get_config()
+    now.optimizer[key] = value
+    with pytest.raises(ValueError, match=rf"do not fit.*\n.*config\.optimizer\.{key}: "):
+        resume(tmp_path, person.get_config(), now)

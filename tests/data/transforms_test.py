@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxdet.data import transforms
+
+BOX = np.array([[10, 20, 30, 60]], np.float32)
+
+
+def rectangle(size, box, colour=(255, 0, 0)):
+    """A black picture with one filled box (whole pixels)."""
+    image = np.zeros((*size, 3), np.uint8)
+    x1, y1, x2, y2 = (int(side) for side in box)
+    image[y1:y2, x1:x2] = colour
+    return image
+
+
+def find(image):
+    """x1 y1 x2 y2 of what is more than half red."""
+    red = image[..., 0] > 127
+    rows, columns = np.flatnonzero(red.any(1)), np.flatnonzero(red.any(0))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
+
+
+@pytest.mark.parametrize("short_side, longest_side", [(800, 1333), (640, 1333), (256, 320)])
+def test_size_is_detectron2s(golden, short_side, longest_side):
+    reference = np.load(golden / "resize.npz")
+    found = [transforms.resized_size(size, short_side, longest_side) for size in reference["original"]]
+    np.testing.assert_array_equal(found, reference[f"{short_side}_{longest_side}/d2"])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(16, 1000), st.integers(0, 1000))
+def test_size_keeps_the_bounds(height, width, short_side, more):
+    longest_side = short_side + more
+    found = transforms.resized_size((height, width), short_side, longest_side)
+    assert max(found) <= longest_side and min(found) <= short_side and min(found) >= 1
+    assert max(found) == longest_side or min(found) == short_side
+    assert transforms.resized_size((width, height), short_side, longest_side) == found[::-1]
+
+
+@pytest.mark.parametrize("size", [(200, 300), (50, 75), (73, 211), (100, 150)])
+def test_boxes_follow_the_pixels_when_resized(size):
+    image, boxes, scales = transforms.resize(rectangle((100, 150), BOX[0]), BOX, size)
+    assert image.shape == (*size, 3) and image.dtype == np.uint8
+    np.testing.assert_allclose(scales, [size[0] / 100, size[1] / 150], rtol=1e-6)
+    np.testing.assert_allclose(boxes[0], find(image), atol=0.75)
+    np.testing.assert_allclose(boxes, BOX * ([size[1] / 150, size[0] / 100] * 2), rtol=1e-6)
+
+
+def test_the_same_size_changes_nothing():
+    image = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
+    resized, boxes, scales = transforms.resize(image, BOX, (40, 30))
+    np.testing.assert_array_equal(resized, image)
+    np.testing.assert_array_equal(boxes, BOX)
+    np.testing.assert_array_equal(scales, [1, 1])
+
+
+def test_halving_is_antialiased():
+    """A triangle of 4 pixels: 1/8, 3/8, 3/8, 1/8 of the pixels that a new one stands for."""
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    halved, _, _ = transforms.resize(image, BOX, (8, 8))
+    weights = np.zeros((8, 16))
+    for i in range(1, 7):
+        weights[i, 2 * i - 1 : 2 * i + 3] = np.array([1, 3, 3, 1]) / 8
+    expected = np.einsum("iy,jx,yxc->ijc", weights, weights, image.astype(float))
+    np.testing.assert_allclose(halved[1:7, 1:7], expected[1:7, 1:7], atol=1.5)
+
+
+def test_boxes_follow_the_pixels_when_flipped():
+    image, boxes = transforms.flip(rectangle((100, 150), BOX[0]), BOX)
+    np.testing.assert_array_equal(boxes[0], find(image))
+    np.testing.assert_array_equal(boxes, [[120, 20, 140, 60]])
+
+
+def test_flipping_twice_changes_nothing():
+    rng = np.random.default_rng(0)
+    image, boxes = rng.integers(0, 256, (40, 31, 3), np.uint8), rng.uniform(0, 31, (5, 4)).astype(np.float32)
+    again, back = transforms.flip(*transforms.flip(image, boxes))
+    np.testing.assert_array_equal(again, image)
+    np.testing.assert_allclose(back, boxes, atol=1e-5)
+
+
+def test_no_boxes():
+    none = np.zeros((0, 4), np.float32)
+    image, boxes, _ = transforms.resize(rectangle((100, 150), BOX[0]), none, (50, 75))
+    assert boxes.shape == (0, 4) and transforms.flip(image, boxes)[1].shape == (0, 4)
+
+
+def test_padding_is_zero_on_the_right_and_below():
+    image = np.full((3, 5, 3), 7, np.uint8)
+    padded = transforms.pad(image, (4, 8))
+    np.testing.assert_array_equal(padded[:3, :5], image)
+    assert padded.shape == (4, 8, 3) and padded.dtype == np.uint8
+    assert not padded[3:].any() and not padded[:, 5:].any()
