@@ -111,20 +111,18 @@ def quick_compilation():
 def shared_executables(config):
     """Inside, runs that differ in nothing that is compiled use executables and first state of the first of them."""
     compile_shapes, create_state = validation.compile_shapes, loop.create_state
-    compiled_in = config.seed, config.model, config.optimizer, config.train.steps, config.train.accumulation
+    same = str((config.seed, config.model, config.optimizer, config.train.steps, config.train.accumulation))
 
     def shared(purpose, function, first, shapes, batch_size, boxes, mesh):
-        key = purpose, shapes, batch_size, boxes, str(compiled_in)
+        if purpose == "training" and int(first.step) == 0:
+            _states[same] = jax.device_get(first)
+        key = purpose, shapes, batch_size, boxes, same
         if key not in _executables:
             _executables[key] = compile_shapes(purpose, function, first, shapes, batch_size, boxes, mesh)
         return _executables[key]
 
     def shared_state(*arguments):
-        key = str(compiled_in)
-        if key not in _states:
-            with jax.ensure_compile_time_eval():
-                _states[key] = jax.device_get(jax.jit(lambda: create_state(*arguments))())
-        return jax.tree.map(jnp.asarray, _states[key])
+        return jax.tree.map(jnp.asarray, _states[same]) if same in _states else create_state(*arguments)
 
     with (
         quick_compilation(),

@@ -1,0 +1,132 @@
+import jax
+import numpy as np
+import pytest
+
+import jaxdet
+from jaxdet.data.synthetic import SyntheticPeople
+from tests import tiny
+
+LANDSCAPE = SyntheticPeople(2, seed=9, height=100, width=170)
+PORTRAIT = SyntheticPeople(2, seed=9, height=150, width=70)
+
+
+@pytest.fixture(scope="module")
+def detector(tiny_run):
+    return jaxdet.load(tiny_run.workdir)
+
+
+def detect(detector, image):
+    with tiny.quick_compilation():
+        return detector(image)
+
+
+@pytest.mark.parametrize("source", [LANDSCAPE, PORTRAIT])
+def test_detections_of_a_picture(detector, source):
+    image = source[0]["image"]
+    before = image.copy()
+    found = detect(detector, image)
+    assert list(found) == ["boxes", "scores", "labels"]
+    assert {name: (value.dtype, value.ndim) for name, value in found.items()} == {
+        "boxes": (np.float32, 2),
+        "scores": (np.float32, 1),
+        "labels": (np.int32, 1),
+    }
+    assert 0 < len(found["boxes"]) == len(found["scores"]) == len(found["labels"]) <= 100
+    assert np.all(np.diff(found["scores"]) <= 0) and np.all(found["scores"] > 0.05)
+    height, width = image.shape[:2]
+    x1, y1, x2, y2 = found["boxes"].T
+    assert np.all((x1 >= 0) & (y1 >= 0) & (x2 > x1) & (y2 > y1) & (x2 <= width) & (y2 <= height))
+    assert x2.max() > 0.6 * width and y2.max() > 0.6 * height  # pixels of the picture, not of the resized one
+    assert set(found["labels"]) <= {0, 1, 2}
+    np.testing.assert_array_equal(image, before)
+    again = detect(detector, image)
+    for name, value in found.items():
+        np.testing.assert_array_equal(value, again[name])
+
+
+def test_one_compilation_for_each_orientation(detector):
+    for source in (LANDSCAPE, PORTRAIT):
+        detect(detector, source[0]["image"])
+    compiled = []
+
+    def listen(name, seconds, **details):
+        if name == "/jax/core/compile/backend_compile_duration":
+            compiled.append(details["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for image in (
+            LANDSCAPE[1]["image"],
+            PORTRAIT[1]["image"],
+            np.zeros((64, 96, 3), np.uint8),
+            np.zeros((9, 300, 3), np.uint8),
+            np.zeros((77, 77, 3), np.uint8),
+        ):
+            detect(detector, image)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert compiled == []
+    assert detector.detect._cache_size() == 2
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 400), (400, 1), (2, 3)])
+def test_a_tiny_or_thin_picture_is_a_picture(detector, shape):
+    boxes = detect(detector, np.full((*shape, 3), 128, np.uint8))["boxes"]
+    assert np.isfinite(boxes).all() and np.all(boxes <= [shape[1], shape[0]] * 2)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((64, 96), np.uint8),
+        np.zeros((64, 96, 4), np.uint8),
+        np.zeros((64, 96, 3), np.float32),
+        np.zeros((1, 64, 96, 3), np.uint8),
+        np.zeros((0, 96, 3), np.uint8),
+        "picture.jpg",
+    ],
+)
+def test_anything_else_is_refused(detector, image):
+    with pytest.raises(ValueError, match=r"a picture is uint8 \[H, W, 3\] in RGB, not"):
+        detector(image)
+
+
+def test_categories_in_the_order_of_the_labels(detector):
+    assert list(detector.categories) == tiny.CATEGORIES
+
+
+def test_the_averaged_parameters_are_used(tiny_run, detector):
+    detector = jaxdet.load(tiny_run.workdir, step=6)
+    expected = tiny_run.state.average["box_head"]["fc0"]["kernel"]
+    np.testing.assert_array_equal(detector.variables["params"]["box_head"]["fc0"]["kernel"], expected)
+    frozen = tiny_run.state.frozen["resnet"]["stem_conv"]["kernel"]
+    np.testing.assert_array_equal(detector.variables["params"]["resnet"]["stem_conv"]["kernel"], frozen)
+    tiny.assert_equal_trees(dict(detector.variables["batch_stats"]), tiny_run.state.batch_stats)
+    tiny.assert_equal_trees(dict(detector.variables["constants"]), tiny_run.state.constants)
+
+
+def test_a_checkpoint_by_its_step(tiny_run):
+    kernels = [
+        np.asarray(jaxdet.load(tiny_run.workdir, step).variables["params"]["box_head"]["fc0"]["kernel"])
+        for step in (4, 6)
+    ]
+    assert not np.array_equal(*kernels)
+    with pytest.raises(FileNotFoundError, match="no checkpoint of step 5.* 4, 6"):
+        jaxdet.load(tiny_run.workdir, step=5)
+
+
+def test_no_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no run: there is no .*config\.json"):
+        jaxdet.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        jaxdet.load(tmp_path / "nowhere")
+
+
+def test_a_run_without_a_checkpoint_yet(tiny_run, tmp_path):
+    for name in ("config.json", "categories.json"):
+        (tmp_path / name).write_bytes((tiny_run.workdir / name).read_bytes())
+    with pytest.raises(FileNotFoundError, match="holds no checkpoints"):
+        jaxdet.load(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(FileNotFoundError, match="no finished checkpoint"):
+        jaxdet.load(tmp_path)
