@@ -46,7 +46,12 @@ def open_source(split, categories):
     if split.limit:
         chosen = chosen[np.argsort(source.image_ids[chosen], kind="stable")][: split.limit]
     if not len(chosen):
-        raise ValueError("the data set is empty: no picture is left (config.data.*.limit and keep_empty)")
+        where = split.annotations if split.source == "coco" else split.directory or "the drawn scenes"
+        names = ", ".join(category["name"] for category in source.categories)
+        raise ValueError(
+            f"the data set is empty: none of the {len(source)} pictures of {where} has a box of {names} "
+            "(config.data.*.keep_empty takes pictures without boxes)"
+        )
     return source if len(chosen) == len(source) else Subset(source, chosen)
 
 

@@ -175,7 +175,7 @@ def _layout(rng, tall, wide, horizon, light):
     camera = rng.uniform(0.65, 1.05)
     things = _people(rng, tall, wide)
     for height, x, _, _ in list(things):
-        if rng.random() < 0.15:  # something in front of a person
+        if rng.random() < 0.12:  # something in front of a person
             nearer, aside = height * rng.uniform(1.02, 1.15), rng.normal(0, 0.3) * height
             things.append((nearer, x + aside, pick(rng, OCCLUDERS), 0))
     for _ in range(int(rng.integers(2, 7))):
@@ -199,13 +199,13 @@ def _layout(rng, tall, wide, horizon, light):
 def _people(rng, tall, wide):
     """The scene's people as [(standing height of an adult at their place, x, drawing function, number from 1)]."""
     people = []
-    count = rng.choice([1, 2, 3, 4, 5, 6, 8], p=[0.24, 0.24, 0.19, 0.13, 0.1, 0.06, 0.04])
+    count = rng.choice([1, 2, 3, 4, 5, 6], p=[0.34, 0.28, 0.18, 0.1, 0.06, 0.04])
     for number in range(1, int(count) + 1 if rng.random() > 0.03 else 1):
         if rng.random() < 0.18:  # close up: cut off by the lower edge
             height, x = _between(rng, 0.85, 2.2) * tall, rng.uniform(0.1, 0.9) * wide
         else:
-            height, x = _between(rng, 0.28, 0.9) * tall, rng.uniform(0, 1) * wide
-        if people and rng.random() < 0.25:  # beside somebody
+            height, x = _between(rng, 0.3, 0.9) * tall, rng.uniform(0, 1) * wide
+        if people and rng.random() < 0.2:  # beside somebody
             friend = people[int(rng.integers(len(people)))]
             height, x = friend[0] * rng.uniform(0.92, 1.08), friend[1] + rng.normal(0, 0.45) * friend[0]
         people.append((height, x, _child if rng.random() < 0.12 else _adult, number))

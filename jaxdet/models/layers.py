@@ -71,7 +71,6 @@ class Norm(nn.Module):
     kind: str
     epsilon: float = 1e-5
     dtype: Any = jnp.float32
-    scale_init: Any = nn.initializers.ones
     frozen: bool = False
 
     @nn.compact
@@ -85,14 +84,11 @@ class Norm(nn.Module):
                 momentum=0.9,
                 epsilon=self.epsilon,
                 dtype=self.dtype,
-                scale_init=self.scale_init,
                 name="batch_norm",
             )(x)
         if self.kind == "group_norm":
             groups = math.gcd(32, x.shape[-1] // 2)  # 32, fewer where the channels are few
-            return nn.GroupNorm(
-                groups, epsilon=self.epsilon, dtype=self.dtype, scale_init=self.scale_init, name="group_norm"
-            )(x)
+            return nn.GroupNorm(groups, epsilon=self.epsilon, dtype=self.dtype, name="group_norm")(x)
         raise ValueError(f"unknown normalisation {self.kind!r}; one of {', '.join(NORMS)}")
 
 

@@ -25,7 +25,7 @@ class BasicBlock(nn.Module):
         y = self.conv(self.features, 3, self.stride, name="conv1")(x)
         y = nn.relu(self.norm(name="norm1")(y))
         y = self.conv(self.features, 3, name="conv2")(y)
-        y = self.norm(name="norm2", scale_init=nn.initializers.zeros)(y)
+        y = self.norm(name="norm2")(y)
         if x.shape != y.shape:
             x = self.conv(self.features, 1, self.stride, name="shortcut")(x)
             x = self.norm(name="shortcut_norm")(x)
@@ -49,7 +49,7 @@ class Bottleneck(nn.Module):
         y = self.conv(self.features, 3, second, name="conv2")(y)
         y = nn.relu(self.norm(name="norm2")(y))
         y = self.conv(4 * self.features, 1, name="conv3")(y)
-        y = self.norm(name="norm3", scale_init=nn.initializers.zeros)(y)
+        y = self.norm(name="norm3")(y)
         if x.shape != y.shape:
             x = self.conv(4 * self.features, 1, self.stride, name="shortcut")(x)
             x = self.norm(name="shortcut_norm")(x)

@@ -1,7 +1,7 @@
 """Two-dimensional convolution, in the form that is fastest on the platform.
 
-XLA's CPU convolutions are slow where a ResNet needs them most: 1x1 kernels, and the filter gradients of wide layers. There
-both are written as matrix products. Every other platform gets the plain convolution in all three directions.
+XLA's CPU convolutions are slow where a ResNet needs them most: in 1x1 kernels, which become matrix products there, and in
+filter gradients, which are summed over strips of one image. Every other platform gets the plain convolution.
 """
 
 import functools
@@ -9,9 +9,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-# Input x output channels from which one matrix product per tap beats XLA's filter gradient; narrower products, and the
-# copies of shifted inputs they need, cost more than they save. Measured on two AVX-512 cores.
-WIDE = 64 * 128
+# Cells of the output that one filter gradient sums on a CPU: XLA's slows down, up to threefold, as the sum gets longer.
+STRIP = 2600
 
 
 def conv2d(x, kernel, stride=1, padding=None):
@@ -65,6 +64,10 @@ def _pointwise(stride, x, kernel):
     return product.astype(x.dtype)
 
 
+def _plain_filter_gradient(stride, pads, x, kernel, cotangent):
+    return jax.linear_transpose(lambda kernel: _plain(stride, pads, x, kernel), kernel)(cotangent)[0]
+
+
 def _input_gradient(stride, pads, x, kernel, cotangent):
     def plain(kernel, cotangent):
         return jax.linear_transpose(lambda x: _plain(stride, pads, x, kernel), x)(cotangent)[0]
@@ -83,24 +86,39 @@ def _input_gradient(stride, pads, x, kernel, cotangent):
 
 
 def _filter_gradient(stride, pads, x, kernel, cotangent):
-    kh, kw, inputs, outputs = kernel.shape
-    height, width = cotangent.shape[1:3]
+    inputs, outputs = kernel.shape[2:]
 
     def plain(x, cotangent):
-        return jax.linear_transpose(lambda kernel: _plain(stride, pads, x, kernel), kernel)(cotangent)[0]
+        return _plain_filter_gradient(stride, pads, x, kernel, cotangent)
 
-    def products(x, cotangent):
-        x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-        rows = cotangent.reshape(-1, outputs)
+    def product(x, cotangent):
+        cells, cotangents = x[:, ::stride, ::stride].reshape(-1, inputs), cotangent.reshape(-1, outputs)
+        gradient = jnp.matmul(cells.T, cotangents, preferred_element_type=jnp.float32)
+        return gradient.reshape(kernel.shape).astype(kernel.dtype)
 
-        def tap(i, j):
-            last_i, last_j = i + (height - 1) * stride + 1, j + (width - 1) * stride + 1
-            shifted = x[:, i:last_i:stride, j:last_j:stride].reshape(-1, inputs)
-            return jnp.matmul(shifted.T, rows, preferred_element_type=jnp.float32)
+    def strips(x, cotangent):
+        x, cotangent = x.astype(jnp.float32), cotangent.astype(jnp.float32)
+        gradient = _filter_gradient_in_strips(pads, x, kernel.astype(jnp.float32), cotangent)
+        return gradient.astype(kernel.dtype)
 
-        taps = jnp.stack([tap(i, j) for i in range(kh) for j in range(kw)])
-        return taps.reshape(kernel.shape).astype(kernel.dtype)
-
-    if _is_pointwise(kernel.shape, pads) or inputs * outputs >= WIDE:
-        return jax.lax.platform_dependent(x, cotangent, cpu=products, default=plain)
+    if _is_pointwise(kernel.shape, pads):
+        return jax.lax.platform_dependent(x, cotangent, cpu=product, default=plain)
+    if stride == 1:
+        return jax.lax.platform_dependent(x, cotangent, cpu=strips, default=plain)
     return plain(x, cotangent)
+
+
+def _filter_gradient_in_strips(pads, x, kernel, cotangent):
+    """The filter gradient at stride 1 as a sum of those of strips of rows, STRIP cells or less of one image each."""
+    kernel_rows = kernel.shape[0]
+    images, height, width = cotangent.shape[:3]
+    strips = -(-height * width // STRIP)
+    rows = -(-height // strips)
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    total = jnp.zeros(kernel.shape, jnp.float32)
+    for image in range(images):
+        for top in range(0, height, rows):
+            strip = cotangent[image : image + 1, top : top + rows]
+            seen = x[image : image + 1, top : top + strip.shape[1] + kernel_rows - 1]
+            total += _plain_filter_gradient(1, ((0, 0), (0, 0)), seen, kernel, strip)
+    return total

@@ -36,6 +36,12 @@ def train(config, workdir):
     workdir = pathlib.Path(workdir)
     # ---- config and data, checked before anything is written ---------------------------------------------------------
     check_config(config)
+    mesh = data_mesh()
+    if config.train.batch_size % (mesh.size * config.train.accumulation):
+        raise ValueError(
+            f"train.batch_size {config.train.batch_size} does not divide into {config.train.accumulation} parts "
+            f"(train.accumulation) of {mesh.size} devices"
+        )
     train_source = pipeline.open_source(config.data.train, config.data.categories or None)
     val_source = pipeline.open_source(config.data.val, config.data.categories or None)
     for name, source in (("train", train_source), ("val", val_source)):
@@ -53,12 +59,6 @@ def train(config, workdir):
     )
 
     # ---- model and state ---------------------------------------------------------------------------------------------
-    mesh = data_mesh()
-    if config.train.batch_size % (mesh.size * config.train.accumulation):
-        raise ValueError(
-            f"train.batch_size {config.train.batch_size} does not divide into {config.train.accumulation} parts "
-            f"(train.accumulation) of {mesh.size} devices"
-        )
     model = FasterRCNN(**config.model)
     update = optimizer(config)
     create = jax.jit(lambda: create_state(model, update, config), out_shardings=replicated(mesh))
@@ -97,7 +97,9 @@ def train(config, workdir):
             waited = time.perf_counter() - waiting
             for image_id in set(batch["image_ids"][batch["image_sizes"][:, 0] == 0].tolist()) - lost:
                 lost.add(image_id)
-                progress.bar.write(f"image {image_id} does not decode, its slot stays empty ({len(lost)} so far)")
+                progress.bar.write(
+                    f"image {image_id} does not decode, its slot stays empty ({len(lost)} so far)"
+                )
             state, metrics = steps[batch["images"].shape[1:3]](state, put_batch(batch, mesh))
             # the device works on this step while the host looks at the one before
             if pending:

@@ -78,7 +78,9 @@ def test_boxes_follow_the_pixels():
             np.testing.assert_allclose(slot["scales"], slot["image_sizes"] / source.sizes[index], rtol=1e-6)
             assert not slot["images"][height:].any() and not slot["images"][:, width:].any()
             assert slot["images"].shape == (*loader.shapes[bucket], 3)
-            flipped = slot["gt_boxes"][0, 0] != pytest.approx(source.boxes[index, 0] * slot["scales"][1], abs=0.01)
+            flipped = slot["gt_boxes"][0, 0] != pytest.approx(
+                source.boxes[index, 0] * slot["scales"][1], abs=0.01
+            )
             seen.add((bucket, flipped, min(height, width)))
     assert len({bucket for bucket, _, _ in seen}) == 2 and len({flipped for _, flipped, _ in seen}) == 2
     assert {48, 64, 80} <= {short for _, _, short in seen}
@@ -159,7 +161,9 @@ def test_a_batch_is_a_function_of_the_step():
     whole = list(batches.read(0, 12, 0))
     assert len(whole) == 12 and {batch["images"].shape[1:3] for batch in whole} == set(batches.shapes)
     for start in (1, 5, 11):
-        for batch, expected in zip(training(source=Rectangles(12)).read(start, 12, 0), whole[start:], strict=True):
+        for batch, expected in zip(
+            training(source=Rectangles(12)).read(start, 12, 0), whole[start:], strict=True
+        ):
             assert_same(batch, expected)
     assert_same(next(batches.read(7, 100, 0)), whole[7])  # however long the training is
     assert list(batches.read(12, 12, 0)) == []
@@ -291,7 +295,9 @@ def test_unknown_source():
 
 
 def test_drawn_scenes():
-    split = split_of(source="synthetic", scenes=6, scenes_seed=5, scenes_height=64, scenes_width=96, keep_empty=True)
+    split = split_of(
+        source="synthetic", scenes=6, scenes_seed=5, scenes_height=64, scenes_width=96, keep_empty=True
+    )
     assert len(pipeline.open_source(split, None)) == 6
     split.keep_empty = False
     assert pipeline.open_source(split, None).box_counts.min() > 0
@@ -303,7 +309,9 @@ def test_a_picture_that_breaks_while_training_is_only_an_empty_slot(tmp_path):
     batches = tiny.training_batches(config)
     name = tmp_path / "data" / "train" / "17.png"
     name.write_bytes(name.read_bytes()[:100])
-    Image.new("RGB", (10, 10)).save(tmp_path / "data" / "train" / "23.png")  # another size than the index says
+    Image.new("RGB", (10, 10)).save(
+        tmp_path / "data" / "train" / "23.png"
+    )  # another size than the index says
     empty = set()
     for batch in batches.read(0, 16, 0):
         empty |= set(batch["image_ids"][batch["image_sizes"][:, 0] == 0].tolist())

@@ -13,7 +13,10 @@ ROWS = 12
 @pytest.fixture
 def split(tiny_data):
     split = tiny.get_config(tiny_data).data.val
-    split.short_sides, split.longest_side = (80,), 112  # the pictures are enlarged, both axes by their own ratio
+    split.short_sides, split.longest_side = (
+        (80,),
+        112,
+    )  # the pictures are enlarged, both axes by their own ratio
     return split
 
 
@@ -105,7 +108,10 @@ def test_an_image_without_detections_counts(split):
 def test_wrong_detections_on_an_empty_image_count(split):
     """The last picture has no boxes: confident detections there lower the precision."""
     source, (found, seen, _) = collect(split, ("person",))
-    empty = [{"image_id": tiny.VAL_IDS[-1], "category_id": 7, "bbox": [i, 0, 9, 9], "score": 0.99} for i in range(9)]
+    empty = [
+        {"image_id": tiny.VAL_IDS[-1], "category_id": 7, "bbox": [i, 0, 9, 9], "score": 0.99}
+        for i in range(9)
+    ]
     results = run.summarize(source, found | {"roi": found["roi"] + empty}, seen)
     assert results["roi"]["AP"] < 0.7 and results["roi"]["AR100"] == pytest.approx(1)
 

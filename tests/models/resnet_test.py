@@ -65,22 +65,6 @@ def test_which_convolution_has_the_stride(stride_in_1x1):
     assert sizes["stage2_block0", "conv1"] == (16, 16)
 
 
-def test_every_block_starts_as_its_shortcut():
-    x = np.random.default_rng(0).standard_normal((1, 16, 16, 3)).astype(np.float32)
-    norms = {}
-
-    def keep(call, args, kwargs, context):
-        if context.module.name in ("norm2", "norm3"):
-            norms[context.module.path] = context.module.scale_init
-        return call(*args, **kwargs)
-
-    with nn.intercept_methods(keep):
-        jax.eval_shape(ResNet(50, "group_norm", 0, width=8).init, jax.random.key(0), x)
-    last = [norms[path] for path in norms if path[-1] == "norm3"]
-    assert len(last) == 16 and all(init is nn.initializers.zeros for init in last)
-    assert all(norms[path] is nn.initializers.ones for path in norms if path[-1] == "norm2")
-
-
 @pytest.mark.parametrize("freeze_at", [3, 5])
 def test_no_gradient_below_freeze_at(freeze_at):
     resnet = ResNet(18, "group_norm", freeze_at, width=8)

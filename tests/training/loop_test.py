@@ -25,7 +25,9 @@ def test_each_shape_is_compiled_once_and_nothing_later(tiny_run):
     first = events.index("evaluated")
     assert sum(event == "jit(<lambda>)" for event in events[events.index("step") : first]) == 2  # evaluation
     assert set(events[first:]) == {"step", "logged", "evaluated"}
-    seen = {tuple(batch["images"].shape[1:3]) for batch in tiny.training_batches(tiny_run.config).read(0, 6, 0)}
+    seen = {
+        tuple(batch["images"].shape[1:3]) for batch in tiny.training_batches(tiny_run.config).read(0, 6, 0)
+    }
     assert seen == {(64, 96), (96, 64)}
 
 
@@ -62,7 +64,13 @@ def test_validation_every_third_step(tiny_run):
     lines = [line for line in tiny.metrics(tiny_run.workdir) if "val/AP" in line]
     assert [line["step"] for line in lines] == [3, 6]
     for line in lines:
-        assert {"val/rpn_AP", "val/AR100", "val/proposals_AR@1000", "val/rpn_box", "val/roi_box"} <= line.keys()
+        assert {
+            "val/rpn_AP",
+            "val/AR100",
+            "val/proposals_AR@1000",
+            "val/rpn_box",
+            "val/roi_box",
+        } <= line.keys()
         losses = ("rpn_objectness", "rpn_box", "roi_classification", "roi_box")
         assert sum(line[f"val/{name}"] for name in losses) == pytest.approx(line["val/loss"], rel=1e-5)
     assert tiny_run.printed.count("with RoI head") == 2
@@ -83,7 +91,9 @@ def test_every_part_of_the_state_is_there_and_moves(tiny_run):
     for part in ("trainable", "frozen", "constants", "batch_stats", "optimizer", "average"):
         leaves = jax.tree.leaves(getattr(state, part))
         assert leaves and all(np.isfinite(leaf).all() for leaf in leaves), part
-    assert not np.array_equal(state.average["box_head"]["fc0"]["kernel"], state.trainable["box_head"]["fc0"]["kernel"])
+    assert not np.array_equal(
+        state.average["box_head"]["fc0"]["kernel"], state.trainable["box_head"]["fc0"]["kernel"]
+    )
     assert not {"stem_conv", "stage3_block0"} & state.trainable["resnet"].keys()
 
 
@@ -142,7 +152,9 @@ def test_a_changed_config_is_named_when_going_on(tiny_run, copied_run):
     config.optimizer.clip_norm = 0.0
     config.train.log_every = 3
     _, printed = tiny.train(config, copied_run)
-    assert "config.optimizer.clip_norm: 10.0 -> 0.0" in printed and "config.train.log_every: 1 -> 3" in printed
+    assert (
+        "config.optimizer.clip_norm: 10.0 -> 0.0" in printed and "config.train.log_every: 1 -> 3" in printed
+    )
     assert json.loads((copied_run / "config.json").read_text())["train"]["log_every"] == 3
 
 
@@ -166,7 +178,9 @@ def poisoned_at(step):
         def poison(executable):
             def run(state, batch):
                 if int(state.step) == step - 1:
-                    state = state.replace(trainable=jax.tree.map(lambda p: p * np.float32("nan"), state.trainable))
+                    state = state.replace(
+                        trainable=jax.tree.map(lambda p: p * np.float32("nan"), state.trainable)
+                    )
                 return executable(state, batch)
 
             return run
@@ -230,7 +244,10 @@ def test_what_was_left_out_is_written_down(tiny_run, tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda c: c.model.update(num_classes=1), "model.num_classes is 1, but .* 3 categories .bicycle, person, dog."),
+        (
+            lambda c: c.model.update(num_classes=1),
+            "model.num_classes is 1, but .* 3 categories .bicycle, person, dog.",
+        ),
         (lambda c: c.data.update(categories=("cat",)), "no category named 'cat'"),
         (lambda c: c.data.train.update(annotations="/nowhere.json"), "no annotation file at /nowhere.json"),
         (lambda c: c.data.val.update(images="/nowhere"), "no image folder at /nowhere"),

@@ -57,7 +57,9 @@ def test_cosine_decay_with_warmup():
     np.testing.assert_allclose(found, 0.01 * (1 + np.cos(np.pi * 0.05)) * (0.001 + 0.999 / 2), rtol=1e-5)
 
 
-@pytest.mark.parametrize("batch_size, reference, expected", [(16, 16, 0.02), (4, 16, 0.005), (64, 16, 0.08), (4, 0, 0.02)])
+@pytest.mark.parametrize(
+    "batch_size, reference, expected", [(16, 16, 0.02), (4, 16, 0.005), (64, 16, 0.08), (4, 0, 0.02)]
+)
 def test_rate_scales_with_the_batch(batch_size, reference, expected):
     settings = config(batch_size=batch_size, reference_batch=reference, warmup_steps=0)
     assert peak_rate(settings) == pytest.approx(expected)
@@ -75,7 +77,9 @@ def draw(seed):
     rng = np.random.default_rng(seed)
     shapes = {"fc": {"kernel": (4, 3), "bias": (3,)}, "stem_norm": {"group_norm": {"scale": (4,)}}}
     return jax.tree.map(
-        lambda shape: rng.normal(size=shape).astype(np.float32), shapes, is_leaf=lambda x: isinstance(x, tuple)
+        lambda shape: rng.normal(size=shape).astype(np.float32),
+        shapes,
+        is_leaf=lambda x: isinstance(x, tuple),
     )
 
 

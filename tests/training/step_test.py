@@ -101,12 +101,20 @@ def gradient_of(state, batch):
     return jax.grad(loss)(state.trainable)
 
 
+def descend(params, gradient, rate):
+    return jax.tree.map(lambda p, g: p - rate * g, params, gradient)
+
+
 def halves(batch):
     return [{name: value[part] for name, value in batch.items()} for part in (slice(0, 2), slice(2, 4))]
 
 
 def assert_close(left, right, **tolerance):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **({"rtol": 1e-5, "atol": 1e-7} | tolerance)), left, right)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, **({"rtol": 1e-5, "atol": 1e-7} | tolerance)),
+        left,
+        right,
+    )
 
 
 def test_frozen_parameters_have_no_gradient_no_optimiser_state_and_stay():
@@ -118,7 +126,9 @@ def test_frozen_parameters_have_no_gradient_no_optimiser_state_and_stay():
     assert any("stage5_scale" in path for path in paths) and not any("stem_scale" in path for path in paths)
     after, _ = trainer(make_batch(), make_batch(seed=1))
     tiny.assert_equal_trees(after.frozen, before.frozen)
-    assert not np.array_equal(after.trainable["resnet"]["stage5_scale"], before.trainable["resnet"]["stage5_scale"])
+    assert not np.array_equal(
+        after.trainable["resnet"]["stage5_scale"], before.trainable["resnet"]["stage5_scale"]
+    )
 
 
 def test_the_logged_rate_is_the_one_that_moves_the_parameters():
@@ -128,8 +138,7 @@ def test_the_logged_rate_is_the_one_that_moves_the_parameters():
         after, metrics = trainer(batch)
         expected = 0.02 * min(0.1 + 0.9 * step / 4, 1)
         assert float(metrics["learning_rate"]) == pytest.approx(expected, rel=1e-5)
-        gradient = gradient_of(before, batch)
-        assert_close(after.trainable, jax.tree.map(lambda p, g: p - expected * g, before.trainable, gradient))
+        assert_close(after.trainable, descend(before.trainable, gradient_of(before, batch), expected))
         assert int(after.step) == step + 1
 
 
@@ -200,7 +209,10 @@ def test_average_follows_the_parameters():
     assert start.average is not start.trainable or start.average == start.trainable
     after, _ = trainer(make_batch())
     decay = min(0.5, 1 / 10)
-    assert_close(after.average, jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, start.trainable, after.trainable))
+    assert_close(
+        after.average,
+        jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, start.trainable, after.trainable),
+    )
     assert_close(after.variables(averaged=True)["params"]["out"], after.average["out"])
     assert_close(after.variables()["params"]["out"], after.trainable["out"])
     plain = Trainer().state

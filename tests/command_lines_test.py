@@ -1,0 +1,147 @@
+"""train.py and eval.py as a stranger calls them, and what they answer to mistakes."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests import tiny
+
+
+def call(script, *flags, environment=tiny.ENVIRONMENT):
+    return subprocess.run(
+        [sys.executable, script, *map(str, flags)],
+        cwd=tiny.ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def refused(script, *flags):
+    """What a call prints that must fail, in words and not with a traceback."""
+    done = call(script, *flags)
+    printed = done.stdout + done.stderr
+    assert done.returncode == 1, printed
+    assert "Traceback" not in printed
+    return printed
+
+
+DEMO = "--config=configs/person_demo.py"
+
+
+@pytest.mark.parametrize(
+    "override, answer",
+    [
+        ("train.stepz=3", "no key config.train.stepz; did you mean config.train.steps?"),
+        ("trian.steps=3", "no key config.trian.steps; did you mean config.train.steps?"),
+        ("learning_rate=0.1", "no key config.learning_rate; did you mean config.optimizer.learning_rate?"),
+        ("images=DIR", "did you mean config.data.train.images or config.data.val.images?"),
+        ("train.steps.more=3", "no key config.train.steps.more; did you mean config.train.steps"),
+        ("qqq=1", "no key config.qqq; there are config.data, config.evaluation, config.model"),
+    ],
+)
+def test_a_misspelt_key_names_the_nearest(tmp_path, override, answer):
+    printed = refused("train.py", DEMO, f"--workdir={tmp_path / 'run'}", f"--config.{override}")
+    assert answer in printed and printed.startswith("train.py: ") and printed.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_way_to_write_the_config_flag():
+    for script, flags in (
+        ("eval.py", ["--config", "configs/person_rpn.py"]),
+        ("train.py", ["-config", "configs/person_demo.py"]),
+    ):
+        printed = refused(script, *flags, "--workdir=w", "--config.train.stepz=3")
+        assert printed == f"{script}: no key config.train.stepz; did you mean config.train.steps?\n"
+
+
+def test_a_section_that_a_config_switches_off(tmp_path):
+    printed = refused(
+        "train.py",
+        "--config=configs/person_rpn.py",
+        f"--workdir={tmp_path}",
+        "--config.model.roi_head.hidden=3",
+    )
+    assert "no key config.model.roi_head.hidden; did you mean config.model.roi_head?" in printed
+
+
+@pytest.mark.parametrize(
+    "flag, answer",
+    [
+        ("--config.train.steps=abc", "--config.train.steps=abc: invalid literal for int"),
+        ("--config.train.steps=1.5", "--config.train.steps=1.5: invalid literal for int"),
+        (
+            "--config.data.train.flip=often",
+            "--config.data.train.flip=often: could not convert string to float",
+        ),
+        ("--config.data.train.keep_empty=maybe", "--config.data.train.keep_empty=maybe"),
+        ("--config.train=5", "--config.train=5"),
+        ("--workdri=x", "Unknown command line flag 'workdri'. Did you mean: workdir"),
+    ],
+)
+def test_wrong_types_and_flags(tmp_path, flag, answer):
+    assert answer in refused("train.py", DEMO, f"--workdir={tmp_path}", flag)
+
+
+def test_what_is_required():
+    assert "--workdir must have a value" in refused("train.py", DEMO)
+    assert "--config must have a value" in refused("eval.py", "--workdir=w")
+
+
+def test_a_config_that_is_not_there(tmp_path):
+    printed = refused("train.py", "--config=configs/nobody.py", f"--workdir={tmp_path}")
+    assert "configs/nobody.py" in printed and "No such file" in printed
+
+
+def test_missing_data_says_what_to_do(tmp_path):
+    printed = refused("train.py", "--config=configs/person.py", f"--workdir={tmp_path / 'run'}")
+    assert "no annotation file at data/coco/annotations/instances_train2017.json" in printed
+    assert "https://cocodataset.org/#download" in printed
+    assert "--config.data.train.images=DIR --config.data.train.annotations=FILE" in printed
+    assert "python train.py --config configs/person_demo.py --workdir runs/demo" in printed
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_data_set(tmp_path):
+    tiny.write_data(tmp_path / "data")
+    config = f"--config=tests/tiny.py:{tmp_path / 'data'}"
+    content = json.loads((tmp_path / "data" / "train.json").read_text())
+    content["annotations"] = []
+    (tmp_path / "data" / "train.json").write_text(json.dumps(content))
+    printed = refused("train.py", config, f"--workdir={tmp_path / 'run'}")
+    assert (
+        f"the data set is empty: none of the 8 pictures of {tmp_path}/data/train.json has a box of" in printed
+    )
+    assert "bicycle, person, dog (config.data.*.keep_empty" in printed
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluation_from_the_command_line_and_from_python(tiny_run, tiny_data, tmp_path):
+    ours, theirs = (shutil.copytree(tiny_run.workdir, tmp_path / name) for name in ("ours", "theirs"))
+    done = call(
+        "eval.py",
+        f"--config=tests/tiny.py:{tiny_data}",
+        f"--workdir={theirs}",
+        "--pictures=2",
+        "--config.data.val.limit=3",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    config = tiny_run.config.copy_and_resolve_references()
+    config.data.val.limit = 3
+    results, printed = tiny.evaluate(config, ours)
+    assert results["images"] == 3
+    for name in ("eval.json", "detections.json"):
+        assert (ours / name).read_text() == (theirs / name).read_text()
+    assert [line for line in printed.splitlines() if line.startswith("Average")] == [
+        line for line in done.stdout.splitlines() if line.startswith("Average")
+    ]
+    assert len(list((theirs / "pictures").iterdir())) == 3
+
+
+def test_evaluation_of_no_run(tmp_path):
+    assert f"eval.py: {tmp_path} holds no run" in refused("eval.py", DEMO, f"--workdir={tmp_path}")
