@@ -113,6 +113,7 @@ class Validation:
 
         read = self.batches.read(self.config.data.workers)
         found, seen, unreadable = evaluation.collect(read, stages_of, self.source)
+        read.close()
         if unreadable:
             print(f"{len(unreadable)} pictures do not decode: image ids {unreadable[:10]}")
         images = max(sum(count for count, _ in losses), 1)

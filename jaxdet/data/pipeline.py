@@ -16,6 +16,9 @@ A batch is a dict of NumPy arrays:
 """
 
 import functools
+import os
+import threading
+import time
 
 import grain
 import numpy as np
@@ -175,7 +178,10 @@ class TrainingBatches:
         return bucket, before
 
     def read(self, start, stop, workers, shard=0, shards=1):
-        """Iterator over the batches of steps start..stop-1; host `shard` of `shards` reads its part of each batch."""
+        """Iterator over the batches of steps start..stop-1; host `shard` of `shards` reads its part of each batch.
+
+        Its `close()` ends the workers.
+        """
         bucket, before = self.plan(stop)
         local = self.batch_size // shards
 
@@ -202,7 +208,7 @@ class EvaluationBatches:
         return len(self.slots) // self.batch_size
 
     def read(self, workers):
-        """Iterator over the batches."""
+        """Iterator over the batches; its `close()` ends the workers."""
         dataset = grain.MapDataset.range(len(self.slots))
         return _iterate(
             dataset.map(lambda i: self.loader.evaluation_slot(*self.slots[i])), self.batch_size, workers
@@ -216,8 +222,21 @@ def _iterate(dataset, batch_size, workers):
     if workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain looks at flags of its own, of which a notebook knows nothing
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        options = grain.MultiprocessingOptions(num_workers=workers)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_end_with_parent)
     return iter(dataset)
+
+
+def _end_with_parent(*_):
+    """Run in a worker process: a thread ends it once the parent is gone. Without, those of a killed run stay forever."""
+    parent = os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _stack(slots):

@@ -1,16 +1,21 @@
 """Two-dimensional convolution, in the form that is fastest on the platform.
 
 XLA's CPU convolutions are slow where a ResNet needs them most: in 1x1 kernels, which become matrix products there, and in
-filter gradients, which are summed over strips of one image. Every other platform gets the plain convolution.
+filter gradients of wide layers, which are summed over strips. Every other platform gets the plain convolution.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 
-# Cells of the output that one filter gradient sums on a CPU: XLA's slows down, up to threefold, as the sum gets longer.
-STRIP = 2600
+# XLA's filter gradient slows down on a CPU, up to threefold, as the sum over the cells of the output gets longer. Wide
+# layers with long sums are worth the compilation of several shorter ones.
+LONG = 8000  # cells
+WIDE = 128 * 128  # input x output channels
+STRIP = 2600  # cells
+MOST_STRIPS = 32  # of one batch
 
 
 def conv2d(x, kernel, stride=1, padding=None):
@@ -18,7 +23,7 @@ def conv2d(x, kernel, stride=1, padding=None):
 
     x [B, H, W, I], kernel [kh, kw, I, O], stride the same along both axes, padding = zeros added on every side, half the
     kernel size when None -> [B, H', W', O] in the type of x (the kernel is converted to it), summed in float32.
-    H' = (H + 2 padding - kh) // stride + 1, as in PyTorch's Conv2d.
+    H' = (H + 2 padding - kh) // stride + 1, as in PyTorch's Conv2d. Differentiable once.
     """
     kh, kw = kernel.shape[:2]
     pads = ((kh // 2,) * 2, (kw // 2,) * 2) if padding is None else ((padding,) * 2,) * 2
@@ -27,12 +32,10 @@ def conv2d(x, kernel, stride=1, padding=None):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _conv(stride, pads, x, kernel):
-    if _is_pointwise(kernel.shape, pads):
-        product = functools.partial(_pointwise, stride)
-        return jax.lax.platform_dependent(
-            x, kernel, cpu=product, default=functools.partial(_plain, stride, pads)
-        )
-    return _plain(stride, pads, x, kernel)
+    plain = functools.partial(_plain, stride, pads)
+    if _is_pointwise(kernel, pads):
+        return jax.lax.platform_dependent(x, kernel, cpu=functools.partial(_product, stride), default=plain)
+    return plain(x, kernel)
 
 
 def _forward(stride, pads, x, kernel):
@@ -41,17 +44,28 @@ def _forward(stride, pads, x, kernel):
 
 def _backward(stride, pads, residuals, cotangent):
     x, kernel = residuals
+    plain_input = functools.partial(_plain_input_gradient, stride, pads, x.shape)
+    plain_filter = functools.partial(_plain_filter_gradient, stride, pads, kernel.shape)
+    on_cpu_input, on_cpu_filter = plain_input, plain_filter
+    if _is_pointwise(kernel, pads):
+        on_cpu_input = functools.partial(_product_input_gradient, stride, x.shape)
+        on_cpu_filter = functools.partial(_product_filter_gradient, stride)
+    elif stride == 1 and math.prod(x.shape[:3]) >= LONG and math.prod(kernel.shape[2:]) >= WIDE:
+        on_cpu_filter = functools.partial(_strips_filter_gradient, pads, kernel.shape)
     return (
-        _input_gradient(stride, pads, x, kernel, cotangent),
-        _filter_gradient(stride, pads, x, kernel, cotangent),
+        jax.lax.platform_dependent(kernel, cotangent, cpu=on_cpu_input, default=plain_input),
+        jax.lax.platform_dependent(x, cotangent, cpu=on_cpu_filter, default=plain_filter),
     )
 
 
 _conv.defvjp(_forward, _backward)
 
 
-def _is_pointwise(kernel_shape, pads):
-    return kernel_shape[:2] == (1, 1) and pads == ((0, 0), (0, 0))
+def _is_pointwise(kernel, pads):
+    return kernel.shape[:2] == (1, 1) and pads == ((0, 0), (0, 0))
+
+
+# --- The plain convolution and its two gradients ---
 
 
 def _plain(stride, pads, x, kernel):
@@ -59,66 +73,53 @@ def _plain(stride, pads, x, kernel):
     return jax.lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=dimensions)
 
 
-def _pointwise(stride, x, kernel):
-    product = jnp.matmul(x[:, ::stride, ::stride], kernel[0, 0], preferred_element_type=jnp.float32)
-    return product.astype(x.dtype)
+def _plain_input_gradient(stride, pads, x_shape, kernel, cotangent):
+    x = jax.ShapeDtypeStruct(x_shape, cotangent.dtype)
+    return jax.linear_transpose(lambda x: _plain(stride, pads, x, kernel), x)(cotangent)[0]
 
 
-def _plain_filter_gradient(stride, pads, x, kernel, cotangent):
+def _plain_filter_gradient(stride, pads, kernel_shape, x, cotangent):
+    kernel = jax.ShapeDtypeStruct(kernel_shape, cotangent.dtype)
     return jax.linear_transpose(lambda kernel: _plain(stride, pads, x, kernel), kernel)(cotangent)[0]
 
 
-def _input_gradient(stride, pads, x, kernel, cotangent):
-    def plain(kernel, cotangent):
-        return jax.linear_transpose(lambda x: _plain(stride, pads, x, kernel), x)(cotangent)[0]
-
-    def product(kernel, cotangent):
-        gradient = jnp.matmul(cotangent, kernel[0, 0].T, preferred_element_type=jnp.float32).astype(x.dtype)
-        spread = [
-            (0, size - (count - 1) * stride - 1, stride - 1)
-            for size, count in zip(x.shape[1:3], cotangent.shape[1:3], strict=True)
-        ]
-        return jax.lax.pad(gradient, jnp.zeros((), x.dtype), ((0, 0, 0), *spread, (0, 0, 0)))
-
-    if _is_pointwise(kernel.shape, pads):
-        return jax.lax.platform_dependent(kernel, cotangent, cpu=product, default=plain)
-    return plain(kernel, cotangent)
+# --- A kernel of one cell: matrix products ---
 
 
-def _filter_gradient(stride, pads, x, kernel, cotangent):
-    inputs, outputs = kernel.shape[2:]
-
-    def plain(x, cotangent):
-        return _plain_filter_gradient(stride, pads, x, kernel, cotangent)
-
-    def product(x, cotangent):
-        cells, cotangents = x[:, ::stride, ::stride].reshape(-1, inputs), cotangent.reshape(-1, outputs)
-        gradient = jnp.matmul(cells.T, cotangents, preferred_element_type=jnp.float32)
-        return gradient.reshape(kernel.shape).astype(kernel.dtype)
-
-    def strips(x, cotangent):
-        x, cotangent = x.astype(jnp.float32), cotangent.astype(jnp.float32)
-        gradient = _filter_gradient_in_strips(pads, x, kernel.astype(jnp.float32), cotangent)
-        return gradient.astype(kernel.dtype)
-
-    if _is_pointwise(kernel.shape, pads):
-        return jax.lax.platform_dependent(x, cotangent, cpu=product, default=plain)
-    if stride == 1:
-        return jax.lax.platform_dependent(x, cotangent, cpu=strips, default=plain)
-    return plain(x, cotangent)
+def _matmul(a, b):
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32).astype(a.dtype)
 
 
-def _filter_gradient_in_strips(pads, x, kernel, cotangent):
-    """The filter gradient at stride 1 as a sum of those of strips of rows, STRIP cells or less of one image each."""
-    kernel_rows = kernel.shape[0]
+def _product(stride, x, kernel):
+    return _matmul(x[:, ::stride, ::stride], kernel[0, 0])
+
+
+def _product_input_gradient(stride, x_shape, kernel, cotangent):
+    gradient = _matmul(cotangent, kernel[0, 0].T)
+    rows, columns = (
+        (0, x_shape[axis] - (cotangent.shape[axis] - 1) * stride - 1, stride - 1) for axis in (1, 2)
+    )
+    return jax.lax.pad(gradient, jnp.zeros((), gradient.dtype), ((0, 0, 0), rows, columns, (0, 0, 0)))
+
+
+def _product_filter_gradient(stride, x, cotangent):
+    cells = x[:, ::stride, ::stride].reshape(-1, x.shape[-1])
+    return _matmul(cells.T, cotangent.reshape(-1, cotangent.shape[-1]))[None, None]
+
+
+# --- A larger kernel at stride 1: the filter gradient in strips ---
+
+
+def _strips_filter_gradient(pads, kernel_shape, x, cotangent):
+    """The sum of the filter gradients of strips of rows, each of one image."""
     images, height, width = cotangent.shape[:3]
-    strips = -(-height * width // STRIP)
+    strips = min(-(-height * width // STRIP), max(1, MOST_STRIPS // images))
     rows = -(-height // strips)
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    total = jnp.zeros(kernel.shape, jnp.float32)
+    x = jnp.pad(x.astype(jnp.float32), ((0, 0), *pads, (0, 0)))
+    total = jnp.zeros(kernel_shape, jnp.float32)
     for image in range(images):
         for top in range(0, height, rows):
-            strip = cotangent[image : image + 1, top : top + rows]
-            seen = x[image : image + 1, top : top + strip.shape[1] + kernel_rows - 1]
-            total += _plain_filter_gradient(1, ((0, 0), (0, 0)), seen, kernel, strip)
-    return total
+            strip = cotangent[image : image + 1, top : top + rows].astype(jnp.float32)
+            seen = x[image : image + 1, top : top + strip.shape[1] + kernel_shape[0] - 1]
+            total += _plain_filter_gradient(1, ((0, 0), (0, 0)), kernel_shape, seen, strip)
+    return total.astype(cotangent.dtype)

@@ -125,6 +125,7 @@ def train(config, workdir):
                 checkpoints.save(number, state, average_precision)
                 progress.pause()
     finally:
+        read.close()
         progress.close()
         log.close()
         checkpoints.close()

@@ -1,4 +1,7 @@
 import collections
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -186,6 +189,26 @@ def test_worker_processes_change_nothing(tiny_data):
     evaluation = pipeline.EvaluationBatches(source, config.data.val, 2, 8)
     for batch, expected in zip(evaluation.read(2), evaluation.read(0), strict=True):
         assert_same(batch, expected)
+
+
+KILLED = """
+import os, signal
+from configs import person
+from jaxdet.data.pipeline import TrainingBatches
+from jaxdet.data.synthetic import SyntheticPeople
+
+batches = TrainingBatches(SyntheticPeople(2, 0, 64, 96), person.get_config().data.train, 0, 2, 8)
+next(batches.read(0, 1000, 1))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_worker_processes_end_with_a_killed_run():
+    """They hold standard output open, so the call returns only when the last of them is gone."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED], cwd=tiny.ROOT, capture_output=True, timeout=120, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
 
 
 def test_every_picture_is_seen_as_often():
