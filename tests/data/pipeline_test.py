@@ -198,7 +198,8 @@ from jaxdet.data.pipeline import TrainingBatches
 from jaxdet.data.synthetic import SyntheticPeople
 
 batches = TrainingBatches(SyntheticPeople(2, 0, 64, 96), person.get_config().data.train, 0, 2, 8)
-next(batches.read(0, 1000, 1))
+reader = batches.read(0, 1000, 1)
+next(reader)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
