@@ -3,8 +3,10 @@
     python train.py --config configs/person.py --workdir runs/person
 
 on 8 accelerators. COCO in `data/coco` (train2017/, val2017/, annotations/); any key is overridden as
-`--config.train.batch_size=8`. Expected: detectron2's person box AP after this schedule is about 53.6 from an ImageNet
-backbone; with one GPU the batch of 16 may need `--config.train.accumulation`.
+`--config.train.batch_size=8`. With one GPU the batch of 16 may need `--config.train.accumulation`. Expected: not
+measured. detectron2's person box AP after this schedule is about 53.6, from an ImageNet backbone; there is no import of one
+yet, and frozen random layers learn nothing: until then add --config.model.backbone.norm=group_norm
+--config.model.backbone.freeze_at=0, or start from configs/person_small.py.
 """
 
 from ml_collections import ConfigDict
