@@ -81,7 +81,7 @@ def train(config, workdir):
         f"for batches of {config.train.batch_size}"
     )
 
-    # ---- every shape compiled once, before the first step ------------------------------------------------------------
+    # ---- every training shape compiled before the first step; evaluation compiles when it first runs ------------------------------------------------------------
     step = functools.partial(train_step, model=model, optimizer=update, config=config)
     steps = compile_shapes("training", step, state, batches.shapes, config.train.batch_size, boxes, mesh)
     validation = Validation(config, model, val_source, boxes, mesh)
