@@ -16,10 +16,10 @@ from PIL import Image, ImageDraw, ImageFilter
 from jaxdet.data.drawing.backgrounds import background
 from jaxdet.data.drawing.objects import NEGATIVES, OCCLUDERS
 from jaxdet.data.drawing.people import figure, random_look
-from jaxdet.data.drawing.shapes import Sprite, pick
+from jaxdet.data.drawing.shapes import Sprite, outlined, pick
 
 ENLARGE = 2  # scenes are drawn twice as large and reduced, which smooths their edges
-LEAST_SHARE, LEAST_PIXELS = 0.25, 16  # a person of whom less is to be seen is not drawn at all
+LEAST_SHARE, LEAST_PIXELS = 1 / 3, 16  # a person of whom less is to be seen is not drawn at all
 CROWD = 255  # value of the one crowd region in the map of visible people; people count from 1
 
 
@@ -38,7 +38,7 @@ class SyntheticPeople:
     Scene i depends on (seed, i, height, width) alone, so a longer set begins with the scenes of a shorter one; image ids are
     1..count whatever the seed. People, crowds included, are boxed by what is to be seen of them: `boxes` [n, 4] x1 y1 x2 y2 in
     pixels (multiples of 0.5) are tight around the visible pixels, and `area` is the number of these. What people wear and carry
-    belongs to them. Who would show less than a quarter of the body or under 16 pixels is left out of the picture.
+    belongs to them. Who would show less than a third of the body or under 16 pixels is left out of the picture.
 
     A scene is drawn when first asked for, in some 10 ms, and kept (image arrays are therefore read-only) until `cache_bytes` of
     images are held: 1500 scenes of 192 x 256 take 220 MB. Boxes are always kept. `box_counts` and `ground_truth` draw what is missing.
@@ -175,11 +175,12 @@ def _layout(rng, tall, wide, horizon, light):
     camera = rng.uniform(0.65, 1.05)
     things = _people(rng, tall, wide)
     for height, x, _, _ in list(things):
-        if rng.random() < 0.12:  # something in front of a person
+        if rng.random() < 0.08:  # something in front of a person
             nearer, aside = height * rng.uniform(1.02, 1.15), rng.normal(0, 0.3) * height
             things.append((nearer, x + aside, pick(rng, OCCLUDERS), 0))
-    for _ in range(int(rng.integers(2, 7))):
-        things.append((_between(rng, 0.14, 0.65) * tall, rng.uniform(0, 1) * wide, pick(rng, NEGATIVES), 0))
+    for _ in range(int(rng.integers(1, 5))):
+        height = _between(rng, 0.14, 0.65) * tall
+        things.append((height, _apart(rng, things, height, wide), pick(rng, NEGATIVES), 0))
     if rng.random() < 0.06:
         centre = rng.uniform(0.1, 0.9) * wide
         for _ in range(int(rng.integers(14, 26))):
@@ -188,7 +189,7 @@ def _layout(rng, tall, wide, horizon, light):
     things.sort(key=lambda thing: thing[0])
     placed = []
     for height, x, draw, number in things:
-        sprite = draw(rng, height, light)
+        sprite = outlined(draw(rng, height, light))
         ground = horizon + height * camera * rng.uniform(0.97, 1.03)
         corner = round(x - sprite.foot[0]), round(ground - sprite.foot[1])
         haze = 0.28 * max(0.0, 1 - height / (0.35 * tall))
@@ -199,17 +200,27 @@ def _layout(rng, tall, wide, horizon, light):
 def _people(rng, tall, wide):
     """The scene's people as [(standing height of an adult at their place, x, drawing function, number from 1)]."""
     people = []
-    count = rng.choice([1, 2, 3, 4, 5, 6], p=[0.34, 0.28, 0.18, 0.1, 0.06, 0.04])
-    for number in range(1, int(count) + 1 if rng.random() > 0.03 else 1):
-        if rng.random() < 0.18:  # close up: cut off by the lower edge
-            height, x = _between(rng, 0.85, 2.2) * tall, rng.uniform(0.1, 0.9) * wide
-        else:
-            height, x = _between(rng, 0.3, 0.9) * tall, rng.uniform(0, 1) * wide
-        if people and rng.random() < 0.2:  # beside somebody
+    count = int(rng.integers(2, 9)) if rng.random() > 0.05 else 0
+    for number in range(1, count + 1):
+        close_up = rng.random() < 0.12  # cut off by the lower edge
+        height = _between(rng, *((0.85, 1.8) if close_up else (0.28, 0.85))) * tall
+        x = _apart(rng, people, height, wide)
+        if people and rng.random() < 0.12:  # beside somebody
             friend = people[int(rng.integers(len(people)))]
             height, x = friend[0] * rng.uniform(0.92, 1.08), friend[1] + rng.normal(0, 0.45) * friend[0]
         people.append((height, x, _child if rng.random() < 0.12 else _adult, number))
     return people
+
+
+def _apart(rng, things, height, wide):
+    """Where something of this height hides little: of a few random places the one furthest from all things, by their heights."""
+
+    def distance(x):
+        return min(
+            (abs(x - other) / (height + other_height) for other_height, other, *_ in things), default=0
+        )
+
+    return max(rng.uniform(0.03, 0.97, 8) * wide, key=distance)
 
 
 def _between(rng, low, high):
@@ -267,11 +278,11 @@ def _shadow(canvas, item, light):
 def _photograph(rng, canvas):
     """The canvas as a camera would take it: reduced, at times blurred, tinted, brighter or darker, noisy."""
     image = canvas.reduce(ENLARGE)
-    if rng.random() < 0.3:
-        image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 0.8))))
+    if rng.random() < 0.2:
+        image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 0.6))))
     gain = rng.uniform(0.82, 1.2) * (1 + rng.normal(0, 0.035, 3))
     noise = rng.integers(-128, 128, (image.height, image.width, 3), np.int8).astype(np.float32)
-    pixels = np.asarray(image) * gain.astype(np.float32) + noise * float(rng.uniform(2, 11) / 128)
+    pixels = np.asarray(image) * gain.astype(np.float32) + noise * float(rng.uniform(1, 6) / 128)
     return np.clip(pixels, 0, 255, out=pixels).astype(np.uint8)
 
 

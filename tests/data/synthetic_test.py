@@ -134,7 +134,7 @@ def test_sizes_and_kinds_of_scenes_are_spread(source):
     area = np.concatenate([r["area"][~r["crowd"]] for r in records])
     height = np.concatenate([(r["boxes"][:, 3] - r["boxes"][:, 1])[~r["crowd"]] for r in records])
     small, large = (area < 32**2).mean(), (area >= 96**2).mean()
-    assert 0.2 < small < 0.6 and 0.02 < large < 0.15
+    assert 0.2 < small < 0.6 and 0.01 < large < 0.15
     assert ((height >= 24) & (height <= 150)).mean() > 0.75
     assert 0.03 < (source.box_counts == 0).mean() < 0.16 and source.box_counts.max() >= 5
     assert 0.01 < np.mean([r["crowd"].any() for r in records]) < 0.12
