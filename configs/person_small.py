@@ -27,7 +27,7 @@ def get_config():
 
     config.optimizer.update(
         name="adamw",
-        learning_rate=5e-4,
+        learning_rate=1e-3,
         reference_batch=0,
         schedule="cosine",
         warmup_steps=100,

@@ -5,14 +5,20 @@ import os
 import runpy
 import sys
 
-from absl import app
+from absl import app, flags
 from ml_collections import ConfigDict
 
 
 def parse_flags(argv):
     """absl's parser, for `app.run`; exits with the nearest keys where an override names one that the config lacks."""
+    kept = [argument for argument in argv if argument.lstrip("-") != "config.model.roi_head=None"]
     try:
-        return app.parse_flags_with_usage(argv)
+        rest = app.parse_flags_with_usage(kept)
+        if kept != argv:  # the flags of ml_collections take no None for a whole section
+            flags.FLAGS.config.model.roi_head = None
+        return rest
+    except (ImportError, OSError) as error:  # the config file itself
+        sys.exit(f"{os.path.basename(argv[0])}: {error}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         sys.exit(f"{os.path.basename(argv[0])}: {_unknown_key(argv) or error}")
 

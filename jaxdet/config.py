@@ -18,15 +18,26 @@ def _whole(values):
 RULES = {
     "model.num_classes": ("at least 1", lambda v: v >= 1),
     "model.dtype": ("float32 or bfloat16", lambda v: v in ("float32", "bfloat16")),
+    "model.pixel_mean": ("3 numbers", lambda v: len(v) == 3),
+    "model.pixel_std": ("3 numbers above 0", lambda v: len(v) == 3 and min(v) > 0),
     "model.backbone.depth": (f"one of {sorted(BLOCKS)}", lambda v: v in BLOCKS),
     "model.backbone.norm": (f"one of {', '.join(NORMS)}", lambda v: v in NORMS),
     "model.backbone.freeze_at": ("0 (nothing) to 5 (all)", lambda v: v in range(6)),
     "model.backbone.width": ("a positive multiple of 8", lambda v: v > 0 and v % 8 == 0),
     "model.rpn.anchor_sizes": ("5 sizes above 0, one a level", lambda v: len(v) == 5 and min(v) > 0),
     "model.rpn.anchor_ratios": ("ratios above 0", lambda v: len(v) > 0 and min(v) > 0),
+    "model.rpn.pre_nms_topk": (
+        "two whole numbers above 0, (training, test)",
+        lambda v: len(v) == 2 and _whole(v),
+    ),
+    "model.rpn.post_nms_topk": (
+        "two whole numbers above 0, (training, test)",
+        lambda v: len(v) == 2 and _whole(v),
+    ),
     "model.rpn.positive_fraction": ("0 to 1", lambda v: 0 <= v <= 1),
     "model.rpn.nms_iou": ("0 to 1", lambda v: 0 <= v <= 1),
     "model.roi_head.positive_fraction": ("0 to 1", lambda v: 0 <= v <= 1),
+    "model.roi_head.box_weights": ("4 numbers above 0", lambda v: len(v) == 4 and min(v) > 0),
     "model.roi_head.sampling_ratio": ("at least 1", lambda v: v >= 1),
     "model.test.score_threshold": ("0 to 1", lambda v: 0 <= v <= 1),
     "model.test.nms_iou": ("0 to 1", lambda v: 0 <= v <= 1),
@@ -60,6 +71,16 @@ RULES = {
     "train.keep_checkpoints": ("at least 1", lambda v: v >= 1),
     "evaluation.batch_size": ("at least 1", lambda v: v >= 1),
 }
+
+
+# What may change without making another model of the same parameters.
+FREE = (
+    "model.test.",
+    "model.loss_weights.",
+    "model.dtype",
+    "model.rpn.pre_nms_topk",
+    "model.rpn.post_nms_topk",
+)
 
 
 def check_config(config):
@@ -100,11 +121,9 @@ def changes(before, now):
 
 
 def check_same_model(before, now, workdir):
-    """Raises ValueError, key by key, where `model` differs but for `model.test`: the checkpoints hold another model."""
+    """Raises ValueError, key by key, where `model` differs beyond FREE: the checkpoints hold another model."""
     changed = changes({"model": before.model.to_dict()}, {"model": now.model.to_dict()})
-    lines = [
-        f"  config.{key}: {change}" for key, change in changed.items() if not key.startswith("model.test.")
-    ]
+    lines = [f"  config.{key}: {change}" for key, change in changed.items() if not key.startswith(FREE)]
     if lines:
         raise ValueError(f"{workdir} holds another model; take another workdir or undo\n" + "\n".join(lines))
 

@@ -21,7 +21,7 @@ def load(directory, step=None):
     """
     directory = pathlib.Path(directory)
     config = load_config(directory)
-    categories = json.loads((directory / "categories.json").read_text())
+    categories = load_categories(directory)
     if config.model.roi_head is None:
         categories = rpn_categories(categories)
     return Detector(config, load_variables(directory, step), categories)
@@ -29,10 +29,19 @@ def load(directory, step=None):
 
 def load_config(directory):
     """Config of a workdir. Raises FileNotFoundError where there is none."""
-    path = pathlib.Path(directory) / "config.json"
+    return ConfigDict(_read(directory, "config.json"))
+
+
+def load_categories(directory):
+    """Categories of a workdir's training as [{"id", "name"}], in the order of the labels. Raises as load_config."""
+    return _read(directory, "categories.json")
+
+
+def _read(directory, name):
+    path = pathlib.Path(directory) / name
     if not path.exists():
         raise FileNotFoundError(f"{directory} holds no run: there is no {path}; train.py --workdir makes one")
-    return ConfigDict(json.loads(path.read_text()))
+    return json.loads(path.read_text())
 
 
 def load_variables(directory, step=None):
@@ -72,8 +81,8 @@ class Detector:
             raise ValueError(f"a picture is uint8 [H, W, 3] in RGB, not {image.dtype} {list(image.shape)}")
         size = transforms.resized_size(image.shape[:2], self.short_side, self.longest_side)
         resized, _, scales = transforms.resize(image, np.zeros((0, 4), np.float32), size)
-        short, long = (-(-side // 32) * 32 for side in sorted((self.short_side, self.longest_side)))
-        shape = (short, long) if size[0] <= size[1] else (long, short)
+        landscape, portrait = transforms.padded_shapes(self.short_side, self.longest_side)
+        shape = landscape if size[0] <= size[1] else portrait
         found = self.detect(self.variables, transforms.pad(resized, shape)[None], np.array([size], np.int32))
         boxes, scores, labels, valid = (np.asarray(part[0]) for part in found)
         boxes = original_boxes(boxes[valid], scales, image.shape[:2])

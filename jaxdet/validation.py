@@ -12,7 +12,7 @@ from jaxdet import drawing
 from jaxdet.config import check_config, check_same_model
 from jaxdet.data import pipeline
 from jaxdet.data.coco import summary
-from jaxdet.detector import load_config, load_variables
+from jaxdet.detector import load_categories, load_config, load_variables
 from jaxdet.evaluation import run as evaluation
 from jaxdet.mesh import data_mesh, put_batch, replicated
 from jaxdet.models import FasterRCNN
@@ -30,7 +30,7 @@ def evaluate_run(config, workdir, pictures=0):
     check_same_model(load_config(workdir), config, workdir)
     source = pipeline.open_source(config.data.val, config.data.categories or None)
     print(f"val: {summary(source)}")
-    check_categories(config, source)
+    check_categories(config, source, load_categories(workdir))
     mesh = data_mesh()
     variables = jax.device_put(load_variables(workdir), replicated(mesh))
     validation = Validation(config, FasterRCNN(**config.model), source, pipeline.max_boxes(source), mesh)
@@ -148,11 +148,22 @@ def example_batch(batch_size, shape, boxes):
     }
 
 
-def check_categories(config, source):
-    """Raises ValueError unless the model has as many classes as the data set has categories."""
+def check_categories(config, source, trained):
+    """Raises ValueError unless a source has the categories of the training, in its order, and the model as many classes.
+
+    trained: those of the training's source; label i stands for the i-th of them.
+    """
     if len(source.categories) != config.model.num_classes:
         names = ", ".join(category["name"] for category in source.categories)
         raise ValueError(
             f"model.num_classes is {config.model.num_classes}, but config.data.categories choose "
             f"{len(source.categories)} categories ({names})"
+        )
+    here, there = (
+        [category["name"] for category in categories] for categories in (source.categories, trained)
+    )
+    if here != there:
+        raise ValueError(
+            f"the categories by rising id are {', '.join(here)}, in training {', '.join(there)}: the labels would mean "
+            "something else; number them alike, or choose them with config.data.categories"
         )

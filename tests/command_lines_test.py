@@ -93,8 +93,17 @@ def test_what_is_required():
 
 
 def test_a_config_that_is_not_there(tmp_path):
-    printed = refused("train.py", "--config=configs/nobody.py", f"--workdir={tmp_path}")
-    assert "configs/nobody.py" in printed and "No such file" in printed
+    for override in ([], ["--config.train.steps=3"]):
+        printed = refused("train.py", "--config=configs/nobody.py", f"--workdir={tmp_path}", *override)
+        assert "configs/nobody.py" in printed and "No such file" in printed
+    printed = refused("train.py", "--config=configs/person_rpn.py:nobody", f"--workdir={tmp_path}")
+    assert "configs.nobody" in printed
+
+
+def test_the_second_stage_is_switched_off_by_a_flag(tiny_run, tiny_data):
+    flags = f"--config=tests/tiny.py:{tiny_data}", f"--workdir={tiny_run.workdir}"
+    printed = refused("eval.py", *flags, "--config.model.roi_head=None")
+    assert "holds another model" in printed and "config.model.roi_head: absent -> None" in printed
 
 
 def test_missing_data_says_what_to_do(tmp_path):
@@ -116,7 +125,7 @@ def test_an_empty_data_set(tmp_path):
     assert (
         f"the data set is empty: none of the 8 pictures of {tmp_path}/data/train.json has a box of" in printed
     )
-    assert "bicycle, person, dog (config.data.*.keep_empty" in printed
+    assert "a box of bicycle, person, dog" in printed
     assert not (tmp_path / "run").exists()
 
 

@@ -94,6 +94,10 @@ def test_wrong_values_are_all_named_at_once():
         ("model.backbone.freeze_at", 6),
         ("model.rpn.anchor_sizes", (32.0, 64.0)),
         ("model.rpn.nms_iou", 1.5),
+        ("model.rpn.pre_nms_topk", (500,)),
+        ("model.rpn.post_nms_topk", (500, 0)),
+        ("model.roi_head.box_weights", (10.0, 10.0)),
+        ("model.pixel_std", (58.0, 57.0, 0.0)),
         ("model.roi_head.sampling_ratio", 0),
         ("data.categories", (1, 2)),
         ("data.workers", -1),
@@ -191,11 +195,23 @@ def test_a_box_head_more_or_less_is_another_model(tmp_path, first, second):
         resume(tmp_path, first.get_config(), second.get_config())
 
 
-def test_the_last_stage_may_change(tmp_path, capsys):
+def test_what_leaves_the_parameters_alone_may_change(tmp_path, capsys):
     now = person.get_config()
     now.model.test.score_threshold = 0.5
+    now.model.dtype = "bfloat16"
+    now.model.loss_weights.roi_box = 2.0
+    now.model.rpn.post_nms_topk = (500, 300)
     resume(tmp_path, person.get_config(), now)
-    assert "config.model.test.score_threshold: 0.05 -> 0.5" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "config.model.test.score_threshold: 0.05 -> 0.5" in printed
+    assert all(key in printed for key in ("model.dtype", "loss_weights.roi_box", "rpn.post_nms_topk"))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "person_rpn"])
+def test_the_rpn_alone_of_every_config(name):
+    alone, whole = person_rpn.get_config(name).to_dict(), load(name).to_dict()
+    assert alone["model"].pop("roi_head") is None and whole["model"].pop("roi_head")
+    assert alone == whole
 
 
 @pytest.mark.parametrize("key, value", [("name", "adamw"), ("ema", 0.99)])

@@ -124,6 +124,9 @@ def test_a_folder_without_a_run(tiny_run, tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run"):
         validation.evaluate_run(tiny_run.config, tmp_path)
     shutil.copy(tiny_run.workdir / "config.json", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"there is no .*categories\.json"):
+        validation.evaluate_run(tiny_run.config, tmp_path)
+    shutil.copy(tiny_run.workdir / "categories.json", tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no checkpoints"):
         validation.evaluate_run(tiny_run.config, tmp_path)
     (tmp_path / "checkpoints").mkdir()
@@ -137,9 +140,19 @@ def test_categories_and_classes_must_agree():
     with pytest.raises(
         ValueError, match=r"model\.num_classes is 1, but .* 3 categories \(bicycle, person, dog\)"
     ):
-        validation.check_categories(config, three)
+        validation.check_categories(config, three, tiny.CATEGORIES)
     config.model.num_classes = 3
-    validation.check_categories(config, three)
+    validation.check_categories(config, three, [category | {"id": 0} for category in tiny.CATEGORIES])
+    with pytest.raises(ValueError, match="are bicycle, person, dog, in training dog, person, bicycle"):
+        validation.check_categories(config, three, tiny.CATEGORIES[::-1])
+
+
+def test_other_categories_than_those_of_the_training_are_refused(tiny_run, tmp_path):
+    workdir = shutil.copytree(tiny_run.workdir, tmp_path / "run")
+    content = (workdir / "categories.json").read_text().replace("dog", "wolf")
+    (workdir / "categories.json").write_text(content)
+    with pytest.raises(ValueError, match="in training bicycle, person, wolf"):
+        validation.evaluate_run(tiny_run.config, workdir)
 
 
 @pytest.fixture(scope="module")

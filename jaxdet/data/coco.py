@@ -118,6 +118,8 @@ class CocoSource:
                 None if entry.get(key) is None else _value(self.path, "images", position, entry, key, int)
                 for key in ("height", "width")
             ]
+            if image_id < 0:
+                raise ValueError(f"{self.path}: images[{position}].id: {image_id} is below 0")
             if image_id in entries:
                 raise ValueError(f"{self.path}: images[{position}].id: {image_id} is there twice")
             entries[image_id] = (name, told)

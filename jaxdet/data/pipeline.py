@@ -48,12 +48,11 @@ def open_source(split, categories):
         chosen = chosen[np.asarray(source.box_counts)[chosen] > 0]
     if split.limit:
         chosen = chosen[np.argsort(source.image_ids[chosen], kind="stable")][: split.limit]
-    if not len(chosen):
+    if not np.asarray(source.box_counts)[chosen].any():
         where = split.annotations if split.source == "coco" else split.directory or "the drawn scenes"
         names = ", ".join(category["name"] for category in source.categories)
         raise ValueError(
-            f"the data set is empty: none of the {len(source)} pictures of {where} has a box of {names} "
-            "(config.data.*.keep_empty takes pictures without boxes)"
+            f"the data set is empty: none of the {len(chosen) or len(source)} pictures of {where} has a box of {names}"
         )
     return source if len(chosen) == len(source) else Subset(source, chosen)
 
@@ -88,10 +87,9 @@ def buckets(source, split):
     """
     largest = max(split.short_sides)
     sizes = np.array([transforms.resized_size(size, largest, split.longest_side) for size in source.sizes])
-    short, long = (-(-sizes.min(axis=1).max() // 32) * 32, -(-sizes.max(axis=1).max() // 32) * 32)
     portrait = sizes[:, 0] > sizes[:, 1]
-    shapes = ((int(short), int(long)), (int(long), int(short)))
-    if short == long or not portrait.any():
+    shapes = transforms.padded_shapes(largest, split.longest_side)
+    if shapes[0] == shapes[1] or not portrait.any():
         return shapes[:1], np.zeros(len(sizes), int)
     if portrait.all():
         return shapes[1:], np.zeros(len(sizes), int)

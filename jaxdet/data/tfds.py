@@ -10,6 +10,7 @@ import argparse
 import concurrent.futures
 import json
 import os
+import sys
 
 import numpy as np
 
@@ -285,6 +286,8 @@ def _scan(records, features, start, stop):
             columns = [np.asarray(objects[key]).tolist() for key in ("id", "area", "label", "is_crowd")]
             if {len(column) for column in columns} != {len(boxes)}:
                 raise ValueError("the columns of its objects differ in length")
+            if image_id < 0:
+                raise ValueError(f"image id {image_id} is below 0")
         except Exception as error:  # protobuf's, TFDS's and the reader's own
             entries.append({"reason": "malformed record", "record": position, "detail": str(error)[:200]})
             continue
@@ -307,7 +310,11 @@ def main():
     parser.add_argument("--output", required=True, help="directory of the data set")
     parser.add_argument("--split", default="train")
     arguments = parser.parse_args()
-    print(summary(build(arguments.images, arguments.annotations, arguments.output, arguments.split)))
+    try:
+        source = build(arguments.images, arguments.annotations, arguments.output, arguments.split)
+    except (OSError, ValueError) as error:
+        sys.exit(f"jaxdet.data.tfds: {error}")
+    print(summary(source))
 
 
 if __name__ == "__main__":

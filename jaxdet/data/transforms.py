@@ -17,6 +17,16 @@ def resized_size(size, short_side, longest_side):
     return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
 
 
+def padded_shapes(short_side, longest_side):
+    """The two (height, width) that hold every picture resized with these sides: landscape and square, portrait.
+
+    Multiples of 32, the coarsest stride. They depend on the settings alone, so a picture is padded alike in training,
+    evaluation and prediction: GroupNorm sees the padding.
+    """
+    short, long = (-(-side // 32) * 32 for side in (min(short_side, longest_side), longest_side))
+    return (short, long), (long, short)
+
+
 def resize(image, boxes, size):
     """Image uint8 [H, W, 3] and boxes float32 [n, 4] at `size` (height, width).
 

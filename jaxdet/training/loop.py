@@ -46,7 +46,7 @@ def train(config, workdir):
     val_source = pipeline.open_source(config.data.val, config.data.categories or None)
     for name, source in (("train", train_source), ("val", val_source)):
         print(f"{name}: {summary(source)}")
-        check_categories(config, source)
+        check_categories(config, source, train_source.categories)
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
     compare_configs(workdir, config, resuming=checkpoints.latest_step() is not None)
@@ -81,7 +81,7 @@ def train(config, workdir):
         f"for batches of {config.train.batch_size}"
     )
 
-    # ---- every training shape compiled before the first step; evaluation compiles when it first runs ------------------------------------------------------------
+    # ---- every training shape compiled before the first step; evaluation compiles when it first runs -----------------
     step = functools.partial(train_step, model=model, optimizer=update, config=config)
     steps = compile_shapes("training", step, state, batches.shapes, config.train.batch_size, boxes, mesh)
     validation = Validation(config, model, val_source, boxes, mesh)

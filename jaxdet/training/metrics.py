@@ -24,7 +24,7 @@ class MetricsLog:
             partial.write_text("".join(line + "\n" for line in kept))
             os.replace(partial, self.path)
         self.file = self.path.open("a")
-        self.tensorboard = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
+        self.tensorboard = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1)
 
     def write(self, step, values):
         """Appends one line; values: dict of name to float."""

@@ -87,7 +87,7 @@ def train_step(state, batch, *, model, optimizer, config):
         gradient = jax.tree.map(lambda g: g / parts, gradient)
         metrics = {name: jnp.mean(value) for name, value in metrics.items()}
 
-    norm = optax.global_norm(gradient)
+    norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)

@@ -373,6 +373,7 @@ def broken(*keys, value="drop"):
         (broken("images", 1, "file_name", value=7), r"images\[1\]\.file_name: expected a string"),
         (broken("images", 1, "width", value="60"), r"images\[1\]\.width: expected an integer"),
         (broken("images", 1, "id", value=8), r"images\[2\]\.id: 8 is there twice"),
+        (broken("images", 1, "id", value=-3), r"images\[1\]\.id: -3 is below 0"),
         (broken("annotations", 2, value=[1]), r"annotations\[2\]: expected an object"),
         (broken("categories", 0, "id"), r"categories\[0\]: no key 'id'"),
         (broken("categories", 0, "name", value=None), r"categories\[0\]\.name: expected a string"),

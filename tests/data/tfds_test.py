@@ -354,3 +354,16 @@ def test_real_people(shared, tmp_path):
     np.testing.assert_array_equal(after.image_ids, before.image_ids)
     np.testing.assert_allclose(after.annotations.boxes, before.annotations.boxes, atol=1e-4)
     assert len(after.annotations.boxes) == 110 and after.crowds == 3 and after.skipped == []
+
+
+def test_the_builder_from_the_command_line(coco, tmp_path):
+    def call(images):
+        flags = [f"--images={images}", f"--annotations={coco[1]}", f"--output={tmp_path / 'd'}"]
+        command = [sys.executable, "-m", "jaxdet.data.tfds", *flags]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = call(coco[0])
+    assert done.returncode == 0 and f"{COUNT} images" in done.stdout, done.stderr
+    for images, answer in ((coco[0], "already has a split 'train'"), (tmp_path / "nowhere", "nowhere")):
+        done = call(images)
+        assert done.returncode == 1 and answer in done.stderr and "Traceback" not in done.stderr

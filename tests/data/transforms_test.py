@@ -94,3 +94,11 @@ def test_padding_is_zero_on_the_right_and_below():
     np.testing.assert_array_equal(padded[:3, :5], image)
     assert padded.shape == (4, 8, 3) and padded.dtype == np.uint8
     assert not padded[3:].any() and not padded[:, 5:].any()
+
+
+@pytest.mark.parametrize(
+    "short_side, longest_side, landscape",
+    [(800, 1333, (800, 1344)), (256, 320, (256, 320)), (100, 64, (64, 64)), (1, 33, (32, 64))],
+)
+def test_padded_shapes(short_side, longest_side, landscape):
+    assert transforms.padded_shapes(short_side, longest_side) == (landscape, landscape[::-1])

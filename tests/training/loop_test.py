@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 from unittest import mock
 
 import jax
@@ -260,3 +262,23 @@ def test_nothing_is_written_where_config_and_data_do_not_fit(tiny_data, tmp_path
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         loop.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_two_devices_give_the_losses_of_one(tiny_run, tiny_data, tmp_path):
+    """Half of each batch on each of two devices; BatchNorm's statistics and the losses' normalisers are of the whole."""
+    flags = f"--config=tests/tiny.py:{tiny_data}", f"--workdir={tmp_path}"
+    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = subprocess.run(
+        [sys.executable, "train.py", *flags],
+        cwd=tiny.ROOT,
+        env=tiny.ENVIRONMENT | devices,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for ours, one in zip(tiny.metrics(tmp_path), tiny.metrics(tiny_run.workdir), strict=True):
+        assert ours.keys() == one.keys()
+        for name in ("loss", "rpn_box", "roi_classification", "gradient_norm"):
+            if name in one:
+                np.testing.assert_allclose(ours[name], one[name], rtol=1e-3)
