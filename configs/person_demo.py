@@ -26,6 +26,6 @@ def get_config():
         split.update(short_sides=(128,), longest_side=160)
 
     config.optimizer.update(learning_rate=2e-3, warmup_steps=50)
-    config.train.update(steps=1500, batch_size=8, evaluate_every=1500, checkpoint_every=300)
+    config.train.update(steps=1700, batch_size=8, evaluate_every=1700, checkpoint_every=340)
     config.evaluation.batch_size = 10
     return config

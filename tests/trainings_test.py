@@ -21,14 +21,14 @@ def run(script, config, workdir, *overrides):
 
 
 def test_demo(tmp_path):
-    """Reached .375 with the box head and .289 without when this was written."""
+    """Reached .632 with the box head and .519 without when this was written."""
     run("train.py", "person_demo.py", tmp_path)
     printed = run("eval.py", "person_demo.py", tmp_path)
     results = json.loads((tmp_path / "eval.json").read_text())
     assert "with RoI head" in printed
     assert results["images"] >= 200
-    assert results["roi"]["AP"] >= 0.30
-    assert results["roi"]["AP"] >= results["rpn"]["AP"] + 0.03
+    assert results["roi"]["AP"] >= 0.60
+    assert results["roi"]["AP"] >= results["rpn"]["AP"] + 0.05
     assert (tmp_path / "pictures" / "all.png").exists()
 
 
