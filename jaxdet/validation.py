@@ -51,10 +51,11 @@ def evaluate_run(config, workdir, pictures=0):
 def draw_pictures(folder, source, detections, categories, count):
     """Draws the first `count` pictures of a source, ground truth dashed, and a contact sheet of them; returns its path.
 
-    categories: those that the detections are of.
+    categories: those that the detections are of; a single one is not named. Small pictures are enlarged, so that scores
+    hide less of them.
     """
     folder.mkdir(exist_ok=True)
-    names = [category["name"] for category in categories]
+    names = [category["name"] for category in categories] if len(categories) > 1 else None
     labels = {category["id"]: label for label, category in enumerate(categories)}
     found = {}
     for row in detections:
@@ -66,13 +67,14 @@ def draw_pictures(folder, source, detections, categories, count):
         rows = found.get(record["image_id"], [])
         boxes = np.array([row["bbox"] for row in rows], float).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
+        times = -(-480 // max(record["image"].shape))
         picture = drawing.draw(
-            record["image"],
-            boxes,
+            record["image"].repeat(times, axis=0).repeat(times, axis=1),
+            times * boxes,
             np.array([row["score"] for row in rows]),
             np.array([labels[row["category_id"]] for row in rows], int),
             names,
-            record["boxes"][~record["crowd"]],
+            times * record["boxes"][~record["crowd"]],
         )
         picture.save(folder / f"{record['image_id']:012d}.png")
         drawn.append(picture)

@@ -98,7 +98,8 @@ def test_pictures_are_drawn(evaluated):
     folder = evaluated.workdir / "pictures"
     names = [f"{image_id:012d}.png" for image_id in tiny.VAL_IDS[:3]]
     assert sorted(path.name for path in folder.iterdir()) == [*names, "all.png"]
-    assert Image.open(folder / names[0]).size == (96, 64) and Image.open(folder / names[1]).size == (64, 96)
+    # 96 x 64 and 64 x 96, five times as large
+    assert [Image.open(folder / name).size for name in names[:2]] == [(480, 320), (320, 480)]
     assert str(folder / "all.png") in evaluated.printed
 
 
