@@ -4,20 +4,23 @@
 
 on 8 accelerators. COCO in `data/coco` (train2017/, val2017/, annotations/); any key is overridden as
 `--config.train.batch_size=8`. With one GPU the batch of 16 may need `--config.train.accumulation`. Expected: not
-measured. detectron2's person box AP after this schedule is about 53.6, from an ImageNet backbone; there is no import of one
-yet, and frozen random layers learn nothing: until then add --config.model.backbone.norm=group_norm
---config.model.backbone.freeze_at=0, or start from configs/person_small.py.
+measured. detectron2's person box AP after this schedule is about 53.6, from an ImageNet backbone, which is given as
+`--config.init_from=DIR` after `python -m jaxdet convert`. Frozen random layers learn nothing: without a backbone add
+--config.model.backbone.norm=group_norm --config.model.backbone.freeze_at=0, or start from configs/person_small.py.
 """
 
 from ml_collections import ConfigDict
 
+from jaxdet import presets
+
 COCO = "data/coco"
 
 
-def get_config():
-    """Every key there is, with the value of the recipe."""
+def get_config(preset="detectron2"):
+    """Every key there is, with the value of the recipe; `configs/person.py:torchvision` takes that library's instead."""
     config = ConfigDict()
     config.seed = 0
+    config.init_from = ""  # workdir of a run or of `jaxdet convert` whose parameters to start with
 
     config.model = ConfigDict()
     config.model.num_classes = 1
@@ -86,6 +89,7 @@ def get_config():
         scenes_height=192,
         scenes_width=256,
         longest_side=1333,
+        floor_sizes=False,  # round resized sizes down (torchvision) instead of half up (detectron2)
         limit=0,  # only so many pictures, those with the lowest ids; 0 takes all
     )
     config.data.train = ConfigDict(
@@ -136,4 +140,5 @@ def get_config():
         )
     )
     config.evaluation = ConfigDict(dict(batch_size=8))
+    presets.apply(config, {"detectron2": presets.DETECTRON2, "torchvision": presets.TORCHVISION}[preset])
     return config

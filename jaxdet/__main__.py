@@ -3,6 +3,7 @@
 import argparse
 import json
 import pathlib
+import runpy
 import sys
 
 import tqdm
@@ -19,11 +20,28 @@ def main(arguments=None):
     command.add_argument("--threshold", type=float, default=0.5, help="lowest score drawn (default: 0.5)")
     command.add_argument("pictures", nargs="+", metavar="PICTURE", help="picture files")
     command.set_defaults(run=predict)
+    command = commands.add_parser(
+        "convert", help="read or write parameters of torchvision, detectron2 and timm"
+    )
+    way = command.add_mutually_exclusive_group(required=True)
+    way.add_argument("--from", dest="origin", choices=("torchvision", "detectron2", "timm"))
+    way.add_argument("--to", choices=("torchvision", "detectron2"))
+    command.add_argument(
+        "--input", required=True, help="file to read (.safetensors, .pth, .pkl), or with --to a workdir"
+    )
+    command.add_argument("--output", required=True, help="new workdir, or with --to a .safetensors file")
+    command.add_argument(
+        "--classes", nargs="+", default=(), help="categories to keep of a detector, such as person"
+    )
+    command.add_argument(
+        "--config", default="configs/person.py", help="for all that the file does not decide"
+    )
+    command.set_defaults(run=convert)
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.ERROR)  # Orbax warns that it only reads
     try:
         options.run(options)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         sys.exit(f"jaxdet: {error}")
 
 
@@ -63,6 +81,17 @@ def predict(options):
     print(f"{len(results)} pictures and detections.json (boxes x1 y1 x2 y2 in pixels) in {output}")
     if failed:
         sys.exit("left out:\n" + "\n".join(failed))
+
+
+def convert(options):
+    """A workdir from another library's file, or such a file from a workdir; see jaxdet.interop.convert."""
+    from jaxdet.interop import convert as interop
+
+    if options.to:
+        print(interop.export(options.to, options.input, options.output))
+        return
+    config = runpy.run_path(options.config)["get_config"]()
+    print(interop.convert(options.origin, options.input, options.output, config, options.classes))
 
 
 def _free_name(stem, taken):

@@ -62,12 +62,17 @@ class Detector:
     """`detector(image)` -> detections. `categories`, in the order of the labels, are those of the data set."""
 
     def __init__(self, config, variables, categories):
+        if "pyramid" not in variables["params"]:
+            raise ValueError(
+                "a backbone alone detects nothing; start a training from it with config.init_from"
+            )
         self.config, self.variables, self.categories = config, variables, tuple(categories)
         model = FasterRCNN(**config.model)
         # compiles once for landscape and once for portrait pictures
         self.detect = jax.jit(lambda variables, *image: model.apply(variables, *image, method="detect"))
         split = config.data.val
         self.short_side, self.longest_side = max(split.short_sides), split.longest_side
+        self.floor_sizes = split.floor_sizes
 
     def __call__(self, image):
         """Detections of one picture, best first.
@@ -79,7 +84,7 @@ class Detector:
         image = np.asarray(image)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise ValueError(f"a picture is uint8 [H, W, 3] in RGB, not {image.dtype} {list(image.shape)}")
-        size = transforms.resized_size(image.shape[:2], self.short_side, self.longest_side)
+        size = transforms.resized_size(image.shape[:2], self.short_side, self.longest_side, self.floor_sizes)
         resized, _, scales = transforms.resize(image, np.zeros((0, 4), np.float32), size)
         landscape, portrait = transforms.padded_shapes(self.short_side, self.longest_side)
         shape = landscape if size[0] <= size[1] else portrait

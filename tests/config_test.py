@@ -14,7 +14,9 @@ from jaxdet.training.optimizer import optimizer
 from jaxdet.training.step import create_state
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
+NAMES = sorted(
+    path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "stored")
+)
 
 
 def load(name):

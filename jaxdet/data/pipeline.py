@@ -86,7 +86,12 @@ def buckets(source, split):
     Landscape and square pictures share one shape, portrait ones the other; both hold every scale of `split`.
     """
     largest = max(split.short_sides)
-    sizes = np.array([transforms.resized_size(size, largest, split.longest_side) for size in source.sizes])
+    sizes = np.array(
+        [
+            transforms.resized_size(size, largest, split.longest_side, split.floor_sizes)
+            for size in source.sizes
+        ]
+    )
     portrait = sizes[:, 0] > sizes[:, 1]
     shapes = transforms.padded_shapes(largest, split.longest_side)
     if shapes[0] == shapes[1] or not portrait.any():
@@ -133,7 +138,9 @@ class Loader:
         slot["image_ids"] = np.int64(record["image_id"])
         if record["image"] is None:  # its slot stays empty; the id tells which
             return slot
-        size = transforms.resized_size(record["image"].shape[:2], short_side, self.split.longest_side)
+        size = transforms.resized_size(
+            record["image"].shape[:2], short_side, self.split.longest_side, self.split.floor_sizes
+        )
         target = ~record["crowd"]
         image, boxes, slot["scales"] = transforms.resize(record["image"], record["boxes"][target], size)
         if flip:

@@ -4,17 +4,19 @@ import numpy as np
 from PIL import Image
 
 
-def resized_size(size, short_side, longest_side):
+def resized_size(size, short_side, longest_side, floor=False):
     """(height, width) after scaling the short side to `short_side`, or less where the long one would pass `longest_side`.
 
-    Rounded half up, as detectron2's ResizeShortestEdge.
+    Rounded half up, as detectron2's ResizeShortestEdge; with `floor` both are rounded down, as in torchvision's
+    GeneralizedRCNNTransform, whose short side can be one pixel less than asked for.
     """
     height, width = (int(n) for n in size)
     scale = short_side / min(height, width)
     if scale * max(height, width) > longest_side:
         scale = longest_side / max(height, width)
+    half = 0.0 if floor else 0.5
     # a very long, thin picture keeps at least one pixel
-    return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
+    return max(int(height * scale + half), 1), max(int(width * scale + half), 1)
 
 
 def padded_shapes(short_side, longest_side):

@@ -22,6 +22,7 @@ from jaxdet.mesh import data_mesh, put_batch, replicated
 from jaxdet.models import FasterRCNN
 from jaxdet.training.metrics import MetricsLog, Progress
 from jaxdet.training.optimizer import optimizer, peak_rate
+from jaxdet.training.start import start_from
 from jaxdet.training.step import create_state, train_step
 from jaxdet.validation import Validation, check_categories, compile_shapes
 
@@ -64,6 +65,10 @@ def train(config, workdir):
     create = jax.jit(lambda: create_state(model, update, config), out_shardings=replicated(mesh))
     if checkpoints.latest_step() is None:
         state = create()
+        if config.init_from:
+            state, report = start_from(config.init_from, state, config)
+            state = jax.device_put(state, replicated(mesh))
+            print(report)
     else:
         like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),

@@ -30,6 +30,14 @@ def test_size_is_detectron2s(golden, short_side, longest_side):
     np.testing.assert_array_equal(found, reference[f"{short_side}_{longest_side}/d2"])
 
 
+@pytest.mark.parametrize("short_side, longest_side", [(800, 1333), (640, 1333), (256, 320)])
+def test_size_is_torchvisions_when_rounded_down(golden, short_side, longest_side):
+    reference = np.load(golden / "resize.npz")
+    sizes = reference["original"]
+    found = [transforms.resized_size(size, short_side, longest_side, floor=True) for size in sizes]
+    np.testing.assert_array_equal(found, reference[f"{short_side}_{longest_side}/tv"])
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(16, 1000), st.integers(0, 1000))
 def test_size_keeps_the_bounds(height, width, short_side, more):

@@ -1,0 +1,11 @@
+"""The config that lies in a workdir, for a model that `python -m jaxdet convert` made.
+
+python eval.py --config configs/stored.py:runs/converted --workdir runs/converted
+"""
+
+from jaxdet.detector import load_config
+
+
+def get_config(workdir):
+    """W/config.json as a config."""
+    return load_config(workdir)

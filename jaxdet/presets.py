@@ -1,0 +1,56 @@
+"""The two published recipes as config keys: what differs between detectron2 and torchvision, and nothing else.
+
+config.update_from_flattened_dict(presets.TORCHVISION)
+"""
+
+IMAGENET = {
+    "model.bgr": False,
+    "model.pixel_mean": (123.675, 116.28, 103.53),
+    "model.pixel_std": (58.395, 57.12, 57.375),
+    "model.backbone.stride_in_1x1": False,
+}
+
+# detectron2's own backbones: Caffe's, by Microsoft Research Asia. Weights from elsewhere go with IMAGENET.
+MSRA = {
+    "model.bgr": True,
+    "model.pixel_mean": (103.53, 116.28, 123.675),
+    "model.pixel_std": (1.0, 1.0, 1.0),
+    "model.backbone.stride_in_1x1": True,
+}
+
+DETECTRON2 = {
+    "model.backbone.norm_epsilon": 1e-5,
+    "model.rpn.rounded_anchors": False,
+    "model.rpn.grid_strides": False,
+    "model.rpn.box_beta": 0.0,
+    "model.rpn.normalize_by_sampled": False,
+    "model.rpn.post_nms_topk": (1000, 1000),
+    "model.rpn.smallest_side": 0.0,
+    "model.roi_head.aligned": True,
+    "model.roi_head.level_epsilon": 0.0,
+    "model.roi_head.box_beta": 0.0,
+    "data.train.floor_sizes": False,
+    "data.val.floor_sizes": False,
+}
+
+TORCHVISION = IMAGENET | {
+    "model.backbone.norm_epsilon": 1e-5,
+    "model.rpn.rounded_anchors": True,
+    "model.rpn.grid_strides": True,
+    "model.rpn.box_beta": 1 / 9,
+    "model.rpn.normalize_by_sampled": True,
+    "model.rpn.post_nms_topk": (2000, 1000),
+    "model.rpn.smallest_side": 1e-3,
+    "model.roi_head.aligned": False,
+    "model.roi_head.level_epsilon": 1e-6,
+    "model.roi_head.box_beta": 1 / 9,
+    "data.train.floor_sizes": True,
+    "data.val.floor_sizes": True,
+}
+
+
+def apply(config, preset):
+    """Sets the keys of a preset, but for those of a box head where the config has none."""
+    head = "model.roi_head."
+    keys = {k: v for k, v in preset.items() if config.model.roi_head or not k.startswith(head)}
+    config.update_from_flattened_dict(keys)

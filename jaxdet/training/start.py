@@ -1,0 +1,68 @@
+"""Starting a training from another run's or a converted model's parameters (`config.init_from`)."""
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jaxdet.config import flatten
+from jaxdet.detector import load_config, load_variables
+
+# What the numbers of a backbone depend on beside its parameters
+INPUT_KEYS = ("bgr", "pixel_mean", "pixel_std", "backbone.stride_in_1x1")
+BATCH_NORMS = ("frozen_batch_norm", "batch_norm")  # the same four vectors, so one starts from the other
+BY_CLASS = ("class_logits", "box_deltas")  # rows of the box head that another number of classes makes anew
+
+
+def start_from(directory, state, config):
+    """A fresh TrainState with the parameters and statistics of a workdir, and a report of what was loaded.
+
+    A network (resnet, pyramid, rpn_head, box_head) is taken whole or not at all: one that the workdir lacks stays as it
+    is, one that the config lacks is ignored, and of the box head the rows of the classes stay where their number differs.
+    Raises ValueError, name by name, where anything else differs, or the pictures would be fed in another way.
+    """
+    before, now = (flatten(c.model.to_dict()) for c in (load_config(directory), config))
+    differing = [key for key in sorted(before.keys() & now.keys()) if before[key] != now[key]]
+    wrong = any(key in differing for key in INPUT_KEYS)
+    given = {_key(path[1:]): value for path, value in flatten_dict(load_variables(directory)).items()}
+    parts = ("trainable", "frozen", "constants", "batch_stats")
+    wanted = {part: flatten_dict(getattr(state, part)) for part in parts}
+    shapes = {_key(path): leaf.shape for leaves in wanted.values() for path, leaf in leaves.items()}
+
+    shared = {key[0] for key in shapes} & {key[0] for key in given}
+    made_anew = {key for key in shapes if key[0] not in shared}
+    ignored = {key for key in given if key[0] not in shared}
+    misfits = []
+    for key in sorted((shapes.keys() | given.keys()) - made_anew - ignored):
+        here, there = shapes.get(key), given[key].shape if key in given else None
+        if here != there and key[0] == "box_head" and key[1] in BY_CLASS and here and there:
+            made_anew.add(key)
+        elif here != there:
+            here, there = (list(shape) if shape else "absent" for shape in (here, there))
+            misfits.append(f"  {'/'.join(key)}: {there} there, {here} here")
+    if wrong or misfits:
+        settings = [f"  config.model.{key}: {before[key]} there, {now[key]} here" for key in differing]
+        more = [f"  and {len(misfits) - 10} more"] if len(misfits) > 10 else []
+        lines = [f"config.init_from: {directory} does not fit", *settings, *misfits[:10], *more]
+        raise ValueError("\n".join(lines))
+
+    def filled(leaves):
+        taken = {
+            path: leaf if _key(path) in made_anew else jnp.asarray(given[_key(path)])
+            for path, leaf in leaves.items()
+        }
+        return unflatten_dict(taken)
+
+    state = state.replace(**{part: filled(leaves) for part, leaves in wanted.items() if leaves})
+    if state.average:
+        # copies, since the step is given the buffers of both to overwrite
+        state = state.replace(average=jax.tree.map(jnp.copy, state.trainable))
+    report = f"{len(shapes) - len(made_anew)} arrays loaded from {directory}"
+    for what, keys in (("made anew", made_anew), ("ignored", ignored)):
+        networks = sorted({"/".join(key[:2]) if key[0] in shared else key[0] for key in keys})
+        report += f"; {what}: {', '.join(networks)}" * bool(keys)
+    return state, report
+
+
+def _key(path):
+    """Path of a leaf without the kind of a batch normalisation."""
+    return tuple(name for name in path if name not in BATCH_NORMS)

@@ -1,0 +1,206 @@
+"""Files with the real names and shapes of the published models: there, back, and refused by name."""
+
+import json
+import pickle
+import zlib
+
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from safetensors.numpy import load_file, save_file
+
+import jaxdet
+from configs import person
+from jaxdet import __main__, presets
+from jaxdet.detector import load_config, load_variables
+from jaxdet.interop import files
+from jaxdet.interop.convert import convert, export
+
+MODELS = {
+    "tv_fasterrcnn_resnet18_fpn": "torchvision",
+    "tv_fasterrcnn_resnet50_fpn": "torchvision",
+    "tv_fasterrcnn_resnet50_fpn_v2": "torchvision",
+    "tv_resnet18": "torchvision",
+    "tv_resnet50": "timm",
+    "d2_R50_FPN": "detectron2",
+    "d2_RPN_R50_FPN": "detectron2",
+}
+
+
+def entries(golden, model):
+    return json.loads((golden / f"names_{model}.json").read_text())["entries"]
+
+
+def arrays_of(golden, model):
+    """Random numbers under the names of a published model."""
+    arrays = {}
+    for name, shape in entries(golden, model):
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        counter = name.endswith("num_batches_tracked")
+        arrays[name] = np.array(7) if counter else rng.standard_normal(shape, dtype=np.float32)
+    return arrays
+
+
+@pytest.fixture(scope="module")
+def classifier(golden):
+    return arrays_of(golden, "tv_resnet18")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_there_and_back_is_the_identity(golden, tmp_path, model):
+    arrays, library = arrays_of(golden, model), MODELS[model]
+    save_file(arrays, tmp_path / "there.safetensors")
+    report = convert(library, tmp_path / "there.safetensors", tmp_path / "run", person.get_config())
+    assert "used once, none left over, none made up" in report
+    back_to = "torchvision" if library == "timm" else library
+    export(back_to, tmp_path / "run", tmp_path / "back.safetensors")
+    back = load_file(tmp_path / "back.safetensors")
+    assert back.keys() == {name for name in arrays if not name.endswith("num_batches_tracked")}
+    for name, value in back.items():
+        np.testing.assert_array_equal(value, arrays[name], err_msg=name)
+
+
+def test_names_of_older_files(golden, tmp_path):
+    old = json.loads((golden / "names_tv_fasterrcnn_resnet50_fpn.json").read_text())["old_names"]
+    arrays = arrays_of(golden, "tv_fasterrcnn_resnet18_fpn")
+    older = {new: name for name, new in old.items()}
+    save_file({older.get(name, name): value for name, value in arrays.items()}, tmp_path / "old.safetensors")
+    convert("torchvision", tmp_path / "old.safetensors", tmp_path / "run", person.get_config())
+    export("torchvision", tmp_path / "run", tmp_path / "back.safetensors")
+    assert load_file(tmp_path / "back.safetensors").keys() == arrays.keys()
+
+
+def change(arrays, fault):
+    arrays = dict(arrays)
+    if fault == "missing":
+        del arrays["layer2.0.bn1.running_var"]
+    elif fault == "renamed":
+        arrays["layer3.2.conv1.weight"] = arrays.pop("layer3.1.conv1.weight")
+    elif fault == "shape":
+        arrays["layer1.0.conv2.weight"] = arrays["layer1.0.conv2.weight"][:, :32]
+    elif fault == "extra":
+        arrays["layer5.gamma"] = np.ones(3, np.float32)
+    elif fault == "nan":
+        arrays["conv1.weight"] = np.full_like(arrays["conv1.weight"], np.nan)
+    return arrays
+
+
+@pytest.mark.parametrize(
+    "fault, answers",
+    [
+        ("missing", ["lacks layer2.0.bn1.running_var"]),
+        ("renamed", ["lacks layer3.1.conv1.weight", "has layer3.2.conv1.weight, which has no place"]),
+        ("shape", ["layer1.0.conv2.weight is [64, 32, 3, 3], expected [64, 64, 3, 3]"]),
+        ("extra", ["has layer5.gamma, which has no place"]),
+        ("nan", ["conv1.weight is not finite"]),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(classifier, tmp_path, fault, answers):
+    save_file(change(classifier, fault), tmp_path / "file.safetensors")
+    with pytest.raises(ValueError) as error:
+        convert("torchvision", tmp_path / "file.safetensors", tmp_path / "run", person.get_config())
+    assert all(answer in str(error.value) for answer in answers)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_predictors_missing(golden, tmp_path):
+    for library, model in (("torchvision", "tv_fasterrcnn_resnet18_fpn"), ("detectron2", "d2_R50_FPN")):
+        arrays = arrays_of(golden, model)
+        del arrays["roi_heads.box_predictor.cls_score.weight"]
+        save_file(arrays, tmp_path / "file.safetensors")
+        with pytest.raises(ValueError, match=r"lacks roi_heads\.box_predictor\.cls_score\.weight"):
+            convert(library, tmp_path / "file.safetensors", tmp_path / "run", person.get_config())
+
+
+def test_something_else(tmp_path):
+    save_file({"encoder.weight": np.ones(3, np.float32)}, tmp_path / "file.safetensors")
+    with pytest.raises(ValueError, match=r"is no ResNet of timm: its names begin encoder\.weight"):
+        convert("timm", tmp_path / "file.safetensors", tmp_path / "run", person.get_config())
+
+
+def test_a_person_detector_from_91_classes(golden, tmp_path):
+    arrays = arrays_of(golden, "tv_fasterrcnn_resnet50_fpn")
+    save_file(arrays, tmp_path / "coco.safetensors")
+    flags = ["--from=torchvision", f"--input={tmp_path / 'coco.safetensors'}", "--classes", "person"]
+    __main__.main(["convert", f"--output={tmp_path / 'run'}", *flags])
+    detector = jaxdet.load(tmp_path / "run")
+    assert detector.categories == ({"id": 1, "name": "person"},)
+    assert detector.config.model.num_classes == 1 and detector.config.model.backbone.norm_epsilon == 0
+    head = detector.variables["params"]["box_head"]
+    scores, deltas = (arrays[f"roi_heads.box_predictor.{name}.weight"] for name in ("cls_score", "bbox_pred"))
+    np.testing.assert_array_equal(head["class_logits"]["kernel"].T, scores[[1, 0]])
+    np.testing.assert_array_equal(head["box_deltas"]["kernel"].T, deltas[4:8])
+    with pytest.raises(SystemExit, match="no walrus among person, bicycle"):
+        __main__.main(["convert", f"--output={tmp_path / 'other'}", *flags[:-1], "walrus"])
+    with pytest.raises(SystemExit, match="is not empty"):
+        __main__.main(["convert", f"--output={tmp_path / 'run'}", *flags])
+
+
+def test_presets_are_stored_beside(golden, tmp_path):
+    save_file(arrays_of(golden, "d2_RPN_R50_FPN"), tmp_path / "file.safetensors")
+    convert("detectron2", tmp_path / "file.safetensors", tmp_path / "run", person.get_config("torchvision"))
+    config = load_config(tmp_path / "run")
+    assert config.model.roi_head is None and config.model.bgr and config.model.backbone.stride_in_1x1
+    assert not config.model.rpn.rounded_anchors and config.data.val.floor_sizes is False
+    assert not any("box_head" in path for path in flatten_dict(load_variables(tmp_path / "run")))
+
+
+def test_the_default_is_detectron2s():
+    config = person.get_config()
+    presets.apply(config, presets.DETECTRON2)
+    presets.apply(config, presets.IMAGENET)
+    assert config == person.get_config() != person.get_config("torchvision")
+
+
+def test_a_backbone_is_no_detector(classifier, tmp_path):
+    save_file(classifier, tmp_path / "file.safetensors")
+    convert("torchvision", tmp_path / "file.safetensors", tmp_path / "run", person.get_config())
+    with pytest.raises(ValueError, match=r"backbone alone .* config\.init_from"):
+        jaxdet.load(tmp_path / "run")
+
+
+def test_pickles_of_arrays_and_of_nothing_else(tmp_path):
+    class Harmful:
+        def __reduce__(self):
+            return print, ("run",)
+
+    path = tmp_path / "model.pkl"
+    weights = {"a.weight": np.arange(6.0, dtype=np.float32).reshape(2, 3), "b": np.float32(2)}
+    for protocol in (2, 4):
+        path.write_bytes(pickle.dumps({"model": {"a.weight": weights["a.weight"]}}, protocol))
+        np.testing.assert_array_equal(files.read(path)["a.weight"], weights["a.weight"])
+    for content, answer in (
+        ({"model": {"a": Harmful()}}, "only arrays are read"),
+        ({"model": {"a": "words"}}, "a is no array of numbers"),
+        ([1, 2], "holds no parameters by name"),
+    ):
+        path.write_bytes(pickle.dumps(content))
+        with pytest.raises(ValueError, match=answer):
+            files.read(path)
+    path.write_bytes(path.read_bytes()[:5])
+    with pytest.raises(ValueError, match="cannot be read"):
+        files.read(path)
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no file at"):
+        files.read(tmp_path / "nothing.pth")
+    (tmp_path / "model.onnx").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"not one of .safetensors, .pth, .pt, .pkl"):
+        files.read(tmp_path / "model.onnx")
+    (tmp_path / "cut.safetensors").write_bytes(b"12345678{")
+    with pytest.raises(ValueError, match="cannot be read"):
+        files.read(tmp_path / "cut.safetensors")
+
+
+def test_a_torch_file(tmp_path):
+    path = tmp_path / "model.pth"
+    try:
+        import torch
+    except ImportError:
+        path.write_bytes(b"anything")
+        with pytest.raises(ImportError, match="pip install torch"):
+            files.read(path)
+        return
+    torch.save({"state_dict": {"a": torch.arange(3.0)}}, path)
+    np.testing.assert_array_equal(files.read(path)["a"], [0, 1, 2])
