@@ -253,3 +253,25 @@ def test_bfloat16_stays_inside():
     head, maps = rpn(dtype=jnp.bfloat16), pyramid()
     out = jax.eval_shape(functools.partial(head.init_with_output, jax.random.key(0)), maps)[0]
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(out))
+
+
+@pytest.mark.parametrize("library", ["d2", "tv"])
+def test_proposals_are_those_of_the_libraries(golden, library):
+    z = np.load(golden / f"proposals_{library}.npz")
+    ends = np.cumsum(z["counts"])[:-1]
+    logits, deltas = (tuple(np.split(z[name], ends, axis=1)) for name in ("logits", "deltas"))
+    head = rpn(
+        pre_nms_topk=(int(z["pre_nms_topk"]),) * 2,
+        post_nms_topk=(int(z["post_nms_topk"]),) * 2,
+        nms_iou=float(z["nms_threshold"]),
+        smallest_side=float(z["smallest_side"]),
+    )
+    propose = functools.partial(
+        head.propose, anchors=tuple(map(jnp.asarray, np.split(z["anchors"], ends))), train=False
+    )
+    found = tiny.jit(lambda *heads: propose(*heads, image_sizes=z["image_sizes"]))(logits, deltas)
+    for image, (boxes, scores, valid) in enumerate(zip(*map(np.asarray, found), strict=True)):
+        assert valid.sum() == len(z[f"{image}/boxes"])
+        scores = scores[valid] if library == "d2" else 1 / (1 + np.exp(-scores[valid]))
+        np.testing.assert_allclose(boxes[valid], z[f"{image}/boxes"], atol=1e-3)
+        np.testing.assert_allclose(scores, z[f"{image}/scores"], atol=1e-6)
