@@ -33,10 +33,13 @@ def test_demo(tmp_path):
 
 
 def test_overfits_sixteen_real_images(shared, tmp_path):
-    """The 16 pictures of people with the lowest ids, 61 people from 3 pixels wide to the whole picture, learnt by heart."""
+    """The 16 pictures of people with the lowest ids, 61 people from 3 pixels wide to the whole picture, learnt by heart.
+
+    Reached .986 with the box head and .695 without after 1,000 of these steps.
+    """
     folder = shared / "data" / "coco_person"
     overrides = ["data.val.keep_empty=False", "data.train.short_sides=(256,)", "data.train.flip=0.0"]
-    overrides += ["train.steps=700", "train.evaluate_every=700"]
+    overrides += ["train.steps=1500", "train.evaluate_every=1500"]
     for split in ("train", "val"):
         overrides += [f"data.{split}.images={folder / 'train'}", f"data.{split}.limit=16"]
         overrides += [f"data.{split}.annotations={folder / 'train.json'}"]
