@@ -82,12 +82,15 @@ def convert(library, source, output, config, classes=()):
 def export(library, directory, output):
     """Writes a state dict of "torchvision" or "detectron2" from a workdir, as .safetensors; returns a report to print.
 
-    What `convert` read comes back bit for bit, but for `num_batches_tracked`.
+    What `convert` read comes back bit for bit, but for `num_batches_tracked`. Raises ValueError for what the library has no
+    place for: a GroupNorm, or one set of deltas for several classes.
     """
     if pathlib.Path(output).suffix != ".safetensors":
         raise ValueError(f"{output}: the name must end in .safetensors")
     theirs = {"torchvision": torchvision, "detectron2": detectron2}[library]
     config = load_config(directory)
+    if config.model.roi_head and config.model.roi_head.class_agnostic and config.model.num_classes > 1:
+        raise ValueError(f"{library} has no class-agnostic box head of this form")
     variables = flatten_dict(load_variables(directory))
     unread = pathlib.Path(directory) / UNREAD
     unread = load_file(unread) if unread.exists() else {}

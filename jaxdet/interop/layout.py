@@ -19,12 +19,15 @@ def module_and_leaf(path):
 
 
 def renamed(module, rules):
-    """The name that the first matching rule, (pattern, text or function of the groups), gives to a module of ours."""
+    """The name that the first matching rule, (pattern, text or function of the groups), gives to a module of ours.
+
+    Raises ValueError where none does, as for a GroupNorm.
+    """
     for pattern, replacement in rules:
         match = re.fullmatch(pattern, module)
         if match:
             return match.expand(replacement) if isinstance(replacement, str) else replacement(*match.groups())
-    raise KeyError(f"{module} has no counterpart")
+    raise ValueError(f"{module} has no counterpart in the other library")
 
 
 def to_ours(value, path, pool_size):

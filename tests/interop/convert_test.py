@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import zlib
 
 import numpy as np
@@ -13,7 +14,7 @@ import jaxdet
 from configs import person
 from jaxdet import __main__, presets
 from jaxdet.detector import load_config, load_variables
-from jaxdet.interop import files
+from jaxdet.interop import files, layout
 from jaxdet.interop.convert import convert, export
 
 MODELS = {
@@ -204,3 +205,22 @@ def test_a_torch_file(tmp_path):
         return
     torch.save({"state_dict": {"a": torch.arange(3.0)}}, path)
     np.testing.assert_array_equal(files.read(path)["a"], [0, 1, 2])
+
+
+def test_what_has_no_counterpart_is_not_written(tiny_run, tmp_path):
+    flags = [
+        "convert",
+        "--to=torchvision",
+        f"--input={tiny_run.workdir}",
+        f"--output={tmp_path / 'x.safetensors'}",
+    ]
+    __main__.main(flags)  # a run of ours with batch normalisation everywhere
+    assert (tmp_path / "x.safetensors").exists()
+    workdir = shutil.copytree(tiny_run.workdir, tmp_path / "agnostic")
+    config = json.loads((workdir / "config.json").read_text())
+    config["model"]["roi_head"]["class_agnostic"] = True
+    (workdir / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="no class-agnostic box head"):
+        export("detectron2", workdir, tmp_path / "y.safetensors")
+    with pytest.raises(ValueError, match="resnet/stem_norm/group_norm has no counterpart"):
+        layout.renamed("resnet/stem_norm/group_norm", [("resnet/stem_norm", "bn1")])
