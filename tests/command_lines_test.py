@@ -41,7 +41,10 @@ DEMO = "--config=configs/person_demo.py"
         ("learning_rate=0.1", "no key config.learning_rate; did you mean config.optimizer.learning_rate?"),
         ("images=DIR", "did you mean config.data.train.images or config.data.val.images?"),
         ("train.steps.more=3", "no key config.train.steps.more; did you mean config.train.steps"),
-        ("qqq=1", "no key config.qqq; there are config.data, config.evaluation, config.model"),
+        (
+            "qqq=1",
+            "no key config.qqq; there are config.data, config.evaluation, config.init_from, config.model",
+        ),
     ],
 )
 def test_a_misspelt_key_names_the_nearest(tmp_path, override, answer):
