@@ -140,5 +140,7 @@ def get_config(preset="detectron2"):
         )
     )
     config.evaluation = ConfigDict(dict(batch_size=8))
-    presets.apply(config, {"detectron2": presets.DETECTRON2, "torchvision": presets.TORCHVISION}[preset])
+    if preset not in ("detectron2", "torchvision"):
+        raise LookupError(f"no preset {preset!r}; detectron2 or torchvision")
+    presets.apply(config, getattr(presets, preset.upper()))
     return config

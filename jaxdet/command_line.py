@@ -19,13 +19,16 @@ def parse_flags(argv):
         return rest
     except (ImportError, OSError) as error:  # the config file itself
         sys.exit(f"{os.path.basename(argv[0])}: {error}")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         sys.exit(f"{os.path.basename(argv[0])}: {_unknown_key(argv) or error}")
 
 
 def _unknown_key(argv):
     """What to say of the first override whose key the config does not have; None where it has all of them."""
-    config = _load_config(argv)
+    try:
+        config = _load_config(argv)
+    except Exception:  # the config itself fails, and the error that led here says how
+        return None
     keys = _keys(config)
     for argument in argv[1:]:
         name = argument.lstrip("-").split("=")[0]

@@ -29,12 +29,19 @@ def load(directory, step=None):
 
 def load_config(directory):
     """Config of a workdir. Raises FileNotFoundError where there is none."""
-    return ConfigDict(_read(directory, "config.json"))
+    return ConfigDict(_with_tuples(_read(directory, "config.json")))
 
 
 def load_categories(directory):
     """Categories of a workdir's training as [{"id", "name"}], in the order of the labels. Raises as load_config."""
     return _read(directory, "categories.json")
+
+
+def _with_tuples(value):
+    """JSON has no tuples, and configs no lists."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(item) for name, item in value.items()}
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _read(directory, name):

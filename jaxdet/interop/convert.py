@@ -42,8 +42,14 @@ def convert(library, source, output, config, classes=()):
     if output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty")
     arrays = read(source)
-    counters = [name for name in arrays if name.endswith(MEANINGLESS)]
-    arrays = {_today(name): value for name, value in arrays.items() if name not in counters}
+    means = {
+        name.removesuffix("running_mean") + MEANINGLESS for name in arrays if name.endswith("running_mean")
+    }
+    counters = [name for name in arrays if name in means]
+    named = [(_today(name), value) for name, value in arrays.items() if name not in counters]
+    arrays = dict(named)
+    if len(arrays) < len(named):
+        raise ValueError(f"{source} has a parameter under its older and its newer name")
     theirs = detectron2 if library == "detectron2" else torchvision
     whole = any(name.startswith("backbone.") for name in arrays)
     unread, ignored = {}, ""
@@ -69,6 +75,7 @@ def convert(library, source, output, config, classes=()):
             raise ValueError(f"{source} is an RPN alone: it has no classes to choose from")
         variables, categories = _slice(variables, categories, classes)
         config.model.num_classes, unread = len(categories), {}
+    config.data.categories = tuple(category["name"] for category in categories)
     _write(output, config, categories, variables, unread)
     lines = [f"{len(expected)} of {len(expected)} parameters used once, none left over, none made up"]
     lines += [f"{len(counters)} {MEANINGLESS} mean nothing and were left out"] * bool(counters)
@@ -82,7 +89,7 @@ def convert(library, source, output, config, classes=()):
 def export(library, directory, output):
     """Writes a state dict of "torchvision" or "detectron2" from a workdir, as .safetensors; returns a report to print.
 
-    What `convert` read comes back bit for bit, but for `num_batches_tracked`. Raises ValueError for what the library has no
+    What `convert` read of float32 comes back bit for bit, but for `num_batches_tracked` and under today's names. Raises ValueError for what the library has no
     place for: a GroupNorm, or one set of deltas for several classes.
     """
     if pathlib.Path(output).suffix != ".safetensors":
@@ -120,7 +127,8 @@ def _configure(config, library, theirs, shapes, whole, source):
     """Sets the keys that the library and the file decide."""
     config.model.backbone.norm, config.model.backbone.freeze_at = "frozen_batch_norm", 2
     presets.apply(config, presets.DETECTRON2 if library == "detectron2" else presets.TORCHVISION)
-    presets.apply(config, presets.MSRA if library == "detectron2" else presets.IMAGENET)
+    # detectron2's detectors stand on Caffe's backbones; its bare ones that are read here were torchvision's
+    presets.apply(config, presets.MSRA if library == "detectron2" and whole else presets.IMAGENET)
     if whole:
         try:
             keys = theirs.recognise(shapes)

@@ -42,6 +42,8 @@ def read(path):
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{path} holds no parameters by name")
     for name, value in content.items():
+        if not isinstance(name, str):
+            raise ValueError(f"{path}: {name!r} is no name of a parameter")
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
             raise ValueError(f"{path}: {name} is no array of numbers")
         if not np.isfinite(value).all():

@@ -50,6 +50,10 @@ def train(config, workdir):
         check_categories(config, source, train_source.categories)
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
+    if checkpoints.latest_step() == 0:
+        raise ValueError(
+            f"{workdir} holds a converted model; start from it in another workdir with config.init_from={workdir}"
+        )
     compare_configs(workdir, config, resuming=checkpoints.latest_step() is not None)
     write_skipped(workdir, train=train_source, val=val_source)
     (workdir / "categories.json").write_text(json.dumps(train_source.categories) + "\n")

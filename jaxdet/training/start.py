@@ -60,6 +60,8 @@ def start_from(directory, state, config):
     for what, keys in (("made anew", made_anew), ("ignored", ignored)):
         networks = sorted({"/".join(key[:2]) if key[0] in shared else key[0] for key in keys})
         report += f"; {what}: {', '.join(networks)}" * bool(keys)
+    for key in differing:
+        report += f"\n  config.model.{key} differs: {before[key]} there, {now[key]} here"
     return state, report
 
 

@@ -16,6 +16,7 @@ from jaxdet import __main__, presets
 from jaxdet.detector import load_config, load_variables
 from jaxdet.interop import files, layout
 from jaxdet.interop.convert import convert, export
+from jaxdet.training import loop
 
 MODELS = {
     "tv_fasterrcnn_resnet18_fpn": "torchvision",
@@ -69,6 +70,10 @@ def test_names_of_older_files(golden, tmp_path):
     convert("torchvision", tmp_path / "old.safetensors", tmp_path / "run", person.get_config())
     export("torchvision", tmp_path / "run", tmp_path / "back.safetensors")
     assert load_file(tmp_path / "back.safetensors").keys() == arrays.keys()
+    both = arrays | {"rpn.head.conv.weight": arrays["rpn.head.conv.0.0.weight"]}
+    save_file(both, tmp_path / "both.safetensors")
+    with pytest.raises(ValueError, match="under its older and its newer name"):
+        convert("torchvision", tmp_path / "both.safetensors", tmp_path / "other", person.get_config())
 
 
 def change(arrays, fault):
@@ -81,6 +86,8 @@ def change(arrays, fault):
         arrays["layer1.0.conv2.weight"] = arrays["layer1.0.conv2.weight"][:, :32]
     elif fault == "extra":
         arrays["layer5.gamma"] = np.ones(3, np.float32)
+    elif fault == "counter":
+        arrays["gamma.num_batches_tracked"] = np.array(1)
     elif fault == "nan":
         arrays["conv1.weight"] = np.full_like(arrays["conv1.weight"], np.nan)
     return arrays
@@ -93,6 +100,7 @@ def change(arrays, fault):
         ("renamed", ["lacks layer3.1.conv1.weight", "has layer3.2.conv1.weight, which has no place"]),
         ("shape", ["layer1.0.conv2.weight is [64, 32, 3, 3], expected [64, 64, 3, 3]"]),
         ("extra", ["has layer5.gamma, which has no place"]),
+        ("counter", ["has gamma.num_batches_tracked, which has no place"]),
         ("nan", ["conv1.weight is not finite"]),
     ],
 )
@@ -127,6 +135,7 @@ def test_a_person_detector_from_91_classes(golden, tmp_path):
     detector = jaxdet.load(tmp_path / "run")
     assert detector.categories == ({"id": 1, "name": "person"},)
     assert detector.config.model.num_classes == 1 and detector.config.model.backbone.norm_epsilon == 0
+    assert detector.config.data.categories == ("person",)
     head = detector.variables["params"]["box_head"]
     scores, deltas = (arrays[f"roi_heads.box_predictor.{name}.weight"] for name in ("cls_score", "bbox_pred"))
     np.testing.assert_array_equal(head["class_logits"]["kernel"].T, scores[[1, 0]])
@@ -156,6 +165,11 @@ def test_the_default_is_detectron2s():
 def test_a_backbone_is_no_detector(classifier, tmp_path):
     save_file(classifier, tmp_path / "file.safetensors")
     convert("torchvision", tmp_path / "file.safetensors", tmp_path / "run", person.get_config())
+    config = load_config(tmp_path / "run")
+    config.data.train.update(source="synthetic", scenes=8, short_sides=(64,), longest_side=96)
+    config.data.val.update(source="synthetic", scenes=4, short_sides=(64,), longest_side=96)
+    with pytest.raises(ValueError, match=r"holds a converted model; .* config\.init_from="):
+        loop.train(config, tmp_path / "run")
     with pytest.raises(ValueError, match=r"backbone alone .* config\.init_from"):
         jaxdet.load(tmp_path / "run")
 
