@@ -35,7 +35,8 @@ def main():
         model, update = FasterRCNN(**config.model), optimizer(config)
         state = jax.eval_shape(functools.partial(create_state, model, update, config))
         step = functools.partial(train_step, model=model, optimizer=update, config=config)
-        compiled = compile_shapes("training", step, state, [shape], options.batch, 16, data_mesh())[shape]
+        sizes = [shape], options.batch, 16, config.data.train.resizing
+        compiled = compile_shapes("training", step, state, *sizes, data_mesh())[shape]
         temporary = compiled.memory_analysis().temp_size_in_bytes
         kept = [
             sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

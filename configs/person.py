@@ -75,7 +75,9 @@ def get_config(preset="detectron2"):
     config.model.loss_weights = ConfigDict(
         dict(rpn_objectness=1.0, rpn_box=1.0, roi_classification=1.0, roi_box=1.0)
     )
-    config.model.test = ConfigDict(dict(score_threshold=0.05, nms_iou=0.5, detections_per_image=100))
+    config.model.test = ConfigDict(
+        dict(score_threshold=0.05, nms_iou=0.5, smallest_side=0.0, detections_per_image=100)
+    )
 
     config.data = ConfigDict()
     config.data.categories = ("person",)  # () takes all categories of the data set
@@ -89,7 +91,7 @@ def get_config(preset="detectron2"):
         scenes_height=192,
         scenes_width=256,
         longest_side=1333,
-        floor_sizes=False,  # round resized sizes down (torchvision) instead of half up (detectron2)
+        resizing="detectron2",  # uint8 with antialiasing, sizes rounded; or torchvision: float without, rounded down
         limit=0,  # only so many pictures, those with the lowest ids; 0 takes all
     )
     config.data.train = ConfigDict(

@@ -6,6 +6,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
+from jaxdet.data.transforms import RESIZINGS
 from jaxdet.models.layers import NORMS
 from jaxdet.models.resnet import BLOCKS
 
@@ -36,17 +37,21 @@ RULES = {
     ),
     "model.rpn.positive_fraction": ("0 to 1", lambda v: 0 <= v <= 1),
     "model.rpn.nms_iou": ("0 to 1", lambda v: 0 <= v <= 1),
+    "model.rpn.smallest_side": ("0 or more pixels", lambda v: v >= 0),
     "model.roi_head.positive_fraction": ("0 to 1", lambda v: 0 <= v <= 1),
     "model.roi_head.box_weights": ("4 numbers above 0", lambda v: len(v) == 4 and min(v) > 0),
     "model.roi_head.sampling_ratio": ("at least 1", lambda v: v >= 1),
     "model.test.score_threshold": ("0 to 1", lambda v: 0 <= v <= 1),
     "model.test.nms_iou": ("0 to 1", lambda v: 0 <= v <= 1),
+    "model.test.smallest_side": ("0 or more pixels", lambda v: v >= 0),
     "seed": ("0 or more", lambda v: v >= 0),
     "data.categories": ("names", lambda v: all(isinstance(n, str) for n in v)),
     "data.train.limit": ("0 (all) or more", lambda v: v >= 0),
     "data.val.limit": ("0 (all) or more", lambda v: v >= 0),
     "data.train.longest_side": ("above 0", lambda v: v > 0),
     "data.val.longest_side": ("above 0", lambda v: v > 0),
+    "data.train.resizing": (f"one of {', '.join(RESIZINGS)}", lambda v: v in RESIZINGS),
+    "data.val.resizing": (f"one of {', '.join(RESIZINGS)}", lambda v: v in RESIZINGS),
     "data.train.flip": ("0 to 1", lambda v: 0 <= v <= 1),
     "data.workers": ("0 or more processes", lambda v: v >= 0),
     "data.train.short_sides": ("whole numbers above 0", lambda v: len(v) > 0 and _whole(v)),

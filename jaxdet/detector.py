@@ -79,7 +79,7 @@ class Detector:
         self.detect = jax.jit(lambda variables, *image: model.apply(variables, *image, method="detect"))
         split = config.data.val
         self.short_side, self.longest_side = max(split.short_sides), split.longest_side
-        self.floor_sizes = split.floor_sizes
+        self.resizing = split.resizing
 
     def __call__(self, image):
         """Detections of one picture, best first.
@@ -91,8 +91,8 @@ class Detector:
         image = np.asarray(image)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise ValueError(f"a picture is uint8 [H, W, 3] in RGB, not {image.dtype} {list(image.shape)}")
-        size = transforms.resized_size(image.shape[:2], self.short_side, self.longest_side, self.floor_sizes)
-        resized, _, scales = transforms.resize(image, np.zeros((0, 4), np.float32), size)
+        size = transforms.resized_size(image.shape[:2], self.short_side, self.longest_side, self.resizing)
+        resized, _, scales = transforms.resize(image, np.zeros((0, 4), np.float32), size, self.resizing)
         landscape, portrait = transforms.padded_shapes(self.short_side, self.longest_side)
         shape = landscape if size[0] <= size[1] else portrait
         found = self.detect(self.variables, transforms.pad(resized, shape)[None], np.array([size], np.int32))

@@ -29,8 +29,9 @@ DETECTRON2 = {
     "model.roi_head.aligned": True,
     "model.roi_head.level_epsilon": 0.0,
     "model.roi_head.box_beta": 0.0,
-    "data.train.floor_sizes": False,
-    "data.val.floor_sizes": False,
+    "model.test.smallest_side": 0.0,
+    "data.train.resizing": "detectron2",
+    "data.val.resizing": "detectron2",
 }
 
 TORCHVISION = IMAGENET | {
@@ -44,8 +45,9 @@ TORCHVISION = IMAGENET | {
     "model.roi_head.aligned": False,
     "model.roi_head.level_epsilon": 1e-6,
     "model.roi_head.box_beta": 1 / 9,
-    "data.train.floor_sizes": True,
-    "data.val.floor_sizes": True,
+    "model.test.smallest_side": 1e-2,
+    "data.train.resizing": "torchvision",
+    "data.val.resizing": "torchvision",
 }
 
 

@@ -104,6 +104,7 @@ class Validation:
                 self.batches.shapes,
                 self.batches.batch_size,
                 self.boxes,
+                self.config.data.val.resizing,
                 self.mesh,
             )
         losses = []
@@ -126,28 +127,16 @@ class Validation:
         return evaluation.summarize(self.source, found, seen), means | {"loss": sum(means.values())}
 
 
-def compile_shapes(purpose, function, first, shapes, batch_size, boxes, mesh):
+def compile_shapes(purpose, function, first, shapes, batch_size, boxes, resizing, mesh):
     """One executable a batch shape: {(H, W): compiled(first, batch)}. They can never compile again."""
     compiled = {}
     for shape in shapes:
         started = time.perf_counter()
-        example = put_batch(example_batch(batch_size, shape, boxes), mesh)
+        example = put_batch(pipeline.empty_batch(batch_size, shape, boxes, resizing), mesh)
         donate = (0,) if purpose == "training" else ()
         compiled[shape] = jax.jit(function, donate_argnums=donate).lower(first, example).compile()
         print(f"compiled {purpose} for {shape[0]}x{shape[1]} in {time.perf_counter() - started:.1f} s")
     return compiled
-
-
-def example_batch(batch_size, shape, boxes):
-    """A batch of empty slots."""
-    return {
-        "images": np.zeros((batch_size, *shape, 3), np.uint8),
-        "image_sizes": np.zeros((batch_size, 2), np.int32),
-        "gt_boxes": np.zeros((batch_size, boxes, 4), np.float32),
-        "gt_labels": np.zeros((batch_size, boxes), np.int32),
-        "gt_valid": np.zeros((batch_size, boxes), bool),
-        "image_ids": np.full(batch_size, -1, np.int64),
-    }
 
 
 def check_categories(config, source, trained):

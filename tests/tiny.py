@@ -122,12 +122,12 @@ def shared_executables(config):
     compile_shapes, create_state = validation.compile_shapes, loop.create_state
     same = str((config.seed, config.model, config.optimizer, config.train.steps, config.train.accumulation))
 
-    def shared(purpose, function, first, shapes, batch_size, boxes, mesh):
+    def shared(purpose, function, first, shapes, batch_size, boxes, *more):
         if purpose == "training" and int(first.step) == 0:
             _states[same] = jax.device_get(first)
-        key = purpose, shapes, batch_size, boxes, same
+        key = purpose, shapes, batch_size, boxes, more, same
         if key not in _executables:
-            _executables[key] = compile_shapes(purpose, function, first, shapes, batch_size, boxes, mesh)
+            _executables[key] = compile_shapes(purpose, function, first, shapes, batch_size, boxes, *more)
         return _executables[key]
 
     def shared_state(*arguments):

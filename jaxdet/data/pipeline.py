@@ -6,7 +6,8 @@ step is drawn in proportion to its pictures. To resume at step t, start reading 
 
 A batch is a dict of NumPy arrays:
 
-    images       uint8 [B, H, W, 3]   padded right and bottom; normalised later, on the device
+    images       uint8 [B, H, W, 3]   padded right and bottom; normalised later, on the device (float32 0..255 where
+                                      the split's `resizing` is torchvision's)
     image_sizes  int32 [B, 2]         height, width before padding; 0, 0 for a slot without a picture
     gt_boxes     float32 [B, G, 4]    x1 y1 x2 y2 in pixels of the resized picture; crowds are left out
     gt_labels    int32 [B, G]
@@ -87,10 +88,7 @@ def buckets(source, split):
     """
     largest = max(split.short_sides)
     sizes = np.array(
-        [
-            transforms.resized_size(size, largest, split.longest_side, split.floor_sizes)
-            for size in source.sizes
-        ]
+        [transforms.resized_size(size, largest, split.longest_side, split.resizing) for size in source.sizes]
     )
     portrait = sizes[:, 0] > sizes[:, 1]
     shapes = transforms.padded_shapes(largest, split.longest_side)
@@ -123,15 +121,7 @@ class Loader:
         return self._slot(bucket, index, max(self.split.short_sides), flip=False)
 
     def _slot(self, bucket, index, short_side, flip):
-        slot = {
-            "images": np.zeros((*self.shapes[bucket], 3), np.uint8),
-            "image_sizes": np.zeros(2, np.int32),
-            "gt_boxes": np.zeros((self.max_boxes, 4), np.float32),
-            "gt_labels": np.zeros(self.max_boxes, np.int32),
-            "gt_valid": np.zeros(self.max_boxes, bool),
-            "image_ids": np.int64(-1),
-            "scales": np.ones(2, np.float32),
-        }
+        slot = empty_slot(self.shapes[bucket], self.max_boxes, self.split.resizing)
         if index < 0:
             return slot
         record = self.source[int(index)]
@@ -139,10 +129,12 @@ class Loader:
         if record["image"] is None:  # its slot stays empty; the id tells which
             return slot
         size = transforms.resized_size(
-            record["image"].shape[:2], short_side, self.split.longest_side, self.split.floor_sizes
+            record["image"].shape[:2], short_side, self.split.longest_side, self.split.resizing
         )
         target = ~record["crowd"]
-        image, boxes, slot["scales"] = transforms.resize(record["image"], record["boxes"][target], size)
+        image, boxes, slot["scales"] = transforms.resize(
+            record["image"], record["boxes"][target], size, self.split.resizing
+        )
         if flip:
             image, boxes = transforms.flip(image, boxes)
         slot["images"] = transforms.pad(image, self.shapes[bucket])
@@ -152,6 +144,24 @@ class Loader:
         slot["gt_labels"][:count] = record["labels"][target]
         slot["gt_valid"][:count] = True
         return slot
+
+
+def empty_slot(shape, boxes, resizing="detectron2"):
+    """A slot without a picture."""
+    return {
+        "images": np.zeros((*shape, 3), transforms.RESIZINGS[resizing]),
+        "image_sizes": np.zeros(2, np.int32),
+        "gt_boxes": np.zeros((boxes, 4), np.float32),
+        "gt_labels": np.zeros(boxes, np.int32),
+        "gt_valid": np.zeros(boxes, bool),
+        "image_ids": np.int64(-1),
+        "scales": np.ones(2, np.float32),
+    }
+
+
+def empty_batch(batch_size, *slot):
+    """A batch of empty slots, as examples of what comes; `slot` as for empty_slot."""
+    return _stack([empty_slot(*slot)] * batch_size)
 
 
 @functools.lru_cache(maxsize=16)

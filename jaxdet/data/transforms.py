@@ -3,18 +3,21 @@
 import numpy as np
 from PIL import Image
 
+# How pictures are resized, and the type of the result
+RESIZINGS = {"detectron2": np.uint8, "torchvision": np.float32}
 
-def resized_size(size, short_side, longest_side, floor=False):
+
+def resized_size(size, short_side, longest_side, resizing="detectron2"):
     """(height, width) after scaling the short side to `short_side`, or less where the long one would pass `longest_side`.
 
-    Rounded half up, as detectron2's ResizeShortestEdge; with `floor` both are rounded down, as in torchvision's
+    Rounded half up, as detectron2's ResizeShortestEdge; or both rounded down, as torchvision's
     GeneralizedRCNNTransform, whose short side can be one pixel less than asked for.
     """
     height, width = (int(n) for n in size)
     scale = short_side / min(height, width)
     if scale * max(height, width) > longest_side:
         scale = longest_side / max(height, width)
-    half = 0.0 if floor else 0.5
+    half = 0.0 if resizing == "torchvision" else 0.5
     # a very long, thin picture keeps at least one pixel
     return max(int(height * scale + half), 1), max(int(width * scale + half), 1)
 
@@ -29,17 +32,33 @@ def padded_shapes(short_side, longest_side):
     return (short, long), (long, short)
 
 
-def resize(image, boxes, size):
+def resize(image, boxes, size, resizing="detectron2"):
     """Image uint8 [H, W, 3] and boxes float32 [n, 4] at `size` (height, width).
 
-    Both axes scale by their own, actual ratio. Bilinear with antialiasing (Pillow), as detectron2. Returns also the
-    scales float32 [2] (vertical, horizontal).
+    Both axes scale by their own, actual ratio. Bilinear: with antialiasing (Pillow) and uint8 again, as detectron2; or
+    without and float32, as torchvision, which interpolates the four pixels around a point (half-pixel centres) however
+    much smaller the picture becomes. Returns also the scales float32 [2] (vertical, horizontal).
     """
     height, width = image.shape[:2]
     scales = np.array([size[0] / height, size[1] / width], np.float32)
-    if (height, width) != tuple(size):
+    if resizing == "torchvision":
+        image = _interpolate(_interpolate(image.astype(np.float32), size[0], 0), size[1], 1)
+    elif (height, width) != tuple(size):
         image = np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
     return image, boxes * scales[[1, 0, 1, 0]], scales
+
+
+def _interpolate(image, length, axis):
+    """One axis of a float32 image at another length, linearly between the two pixels around each new centre."""
+    before = image.shape[axis]
+    if before == length:
+        return image
+    centres = (np.arange(length, dtype=np.float32) + 0.5) * np.float32(before / length) - 0.5
+    centres = np.maximum(centres, 0)  # edges repeat
+    first = np.minimum(centres.astype(int), before - 1)
+    share = np.expand_dims(centres - first, [i for i in range(image.ndim) if i != axis]).astype(np.float32)
+    second = np.minimum(first + 1, before - 1)
+    return image.take(first, axis) * (1 - share) + image.take(second, axis) * share
 
 
 def flip(image, boxes):
@@ -52,6 +71,6 @@ def flip(image, boxes):
 
 def pad(image, shape):
     """Image [h, w, 3] in the upper left corner of zeros [H, W, 3]."""
-    padded = np.zeros((*shape, 3), np.uint8)
+    padded = np.zeros((*shape, 3), image.dtype)
     padded[: image.shape[0], : image.shape[1]] = image
     return padded

@@ -42,6 +42,9 @@ def convert(library, source, output, config, classes=()):
     if output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty")
     arrays = read(source)
+    caffe2 = library == "detectron2" and "conv1_w" in arrays
+    if caffe2:
+        arrays = detectron2.from_caffe2(arrays)
     means = {
         name.removesuffix("running_mean") + MEANINGLESS for name in arrays if name.endswith("running_mean")
     }
@@ -64,7 +67,9 @@ def convert(library, source, output, config, classes=()):
         raise ValueError(f"{source} is a detector, and timm has none: --from torchvision or detectron2")
 
     shapes = {name: value.shape for name, value in arrays.items()}
-    _configure(config, library, theirs, shapes, whole, source)
+    # detectron2's detectors stand on Caffe's backbones; its bare ones under its own names were torchvision's
+    inputs = presets.MSRA if library == "detectron2" and (whole or caffe2) else presets.IMAGENET
+    _configure(config, library, theirs, shapes, whole, inputs, source)
     expected = places(config, theirs, whole)
     _check(source, shapes, expected, "" if whole else theirs.BODY)
     variables, rest = from_torch(arrays, expected, config, theirs)
@@ -80,7 +85,9 @@ def convert(library, source, output, config, classes=()):
     lines = [f"{len(expected)} of {len(expected)} parameters used once, none left over, none made up"]
     lines += [f"{len(counters)} {MEANINGLESS} mean nothing and were left out"] * bool(counters)
     lines += [f"the classifier's {ignored} kept for the way back alone"] * bool(ignored)
+    lines += ["norms of Caffe2 have no statistics: mean 0 and variance 1 stand for them"] * caffe2
     lines += [f"classes kept: {', '.join(classes)}"] * bool(classes)
+    lines += ["its one class is taken for person"] * (whole and not classes and len(categories) == 1)
     what = "a detector for jaxdet.load, eval.py and" if whole else "a backbone for"
     lines += [f"ResNet-{config.model.backbone.depth}: {what} config.init_from in {output}"]
     return "\n".join(lines)
@@ -89,10 +96,11 @@ def convert(library, source, output, config, classes=()):
 def export(library, directory, output):
     """Writes a state dict of "torchvision" or "detectron2" from a workdir, as .safetensors; returns a report to print.
 
-    What `convert` read of float32 comes back bit for bit, but for `num_batches_tracked` and under today's names. Raises ValueError for what the library has no
-    place for: a GroupNorm, or one set of deltas for several classes.
+    What `convert` read of float32 comes back bit for bit, but for `num_batches_tracked` and under today's names. Raises
+    ValueError for what the library has no place for: a GroupNorm, or one set of deltas for several classes.
     """
-    if pathlib.Path(output).suffix != ".safetensors":
+    output = pathlib.Path(output)
+    if output.suffix != ".safetensors":
         raise ValueError(f"{output}: the name must end in .safetensors")
     theirs = {"torchvision": torchvision, "detectron2": detectron2}[library]
     config = load_config(directory)
@@ -112,6 +120,7 @@ def export(library, directory, output):
     if not any(path[1] == "pyramid" for path in variables):
         arrays = {name.removeprefix(theirs.BODY): value for name, value in arrays.items()}
     arrays = {name: value for name, value in unread.items() if name not in arrays} | arrays
+    output.parent.mkdir(parents=True, exist_ok=True)
     save_file(arrays, output)
     return f"{len(arrays)} parameters in {output}"
 
@@ -123,17 +132,20 @@ def _today(name):
     return name
 
 
-def _configure(config, library, theirs, shapes, whole, source):
-    """Sets the keys that the library and the file decide."""
+def _configure(config, library, theirs, shapes, whole, inputs, source):
+    """Sets the keys that the library and the file decide; `inputs` is how the backbone is fed."""
     config.model.backbone.norm, config.model.backbone.freeze_at = "frozen_batch_norm", 2
     presets.apply(config, presets.DETECTRON2 if library == "detectron2" else presets.TORCHVISION)
-    # detectron2's detectors stand on Caffe's backbones; its bare ones that are read here were torchvision's
-    presets.apply(config, presets.MSRA if library == "detectron2" and whole else presets.IMAGENET)
+    presets.apply(config, inputs)
     if whole:
+        if config.model.roi_head is None and any(name.startswith("roi_heads.") for name in shapes):
+            raise ValueError(f"{source} has a second stage, the config has none (config.model.roi_head)")
         try:
             keys = theirs.recognise(shapes)
         except KeyError as error:
             raise ValueError(f"{source} lacks {error.args[0]}") from None
+        except IndexError:
+            raise ValueError(f"{source}: roi_heads.box_predictor.cls_score.weight has no rows") from None
         if "model.roi_head" in keys:
             config.model.roi_head = keys.pop("model.roi_head")
         config.update_from_flattened_dict(keys)

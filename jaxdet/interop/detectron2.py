@@ -1,8 +1,26 @@
-"""detectron2's detectors, Faster R-CNN and RPN alone on ResNet and FPN: their names, and what a file says of the config."""
+"""detectron2's detectors, Faster R-CNN and RPN alone on ResNet and FPN: their names, and what a file says of the config.
+
+Its ImageNet backbones come under Caffe2's names (`MSRA/R-50.pkl`), or under its own where they were torchvision's.
+"""
+
+import re
+
+import numpy as np
 
 from jaxdet.interop.layout import renamed
 
 BODY = "backbone.bottom_up."
+NORM_EPSILON = 1e-5
+CAFFE2 = (
+    (r"conv1_w", r"stem.conv1.weight"),
+    (r"res_conv1_bn_([sb])", r"stem.conv1.norm.\1"),
+    (r"res(\d)_(\d+)_branch1_w", r"res\1.\2.shortcut.weight"),
+    (r"res(\d)_(\d+)_branch1_bn_([sb])", r"res\1.\2.shortcut.norm.\3"),
+    (r"res(\d)_(\d+)_branch2([abc])_w", r"res\1.\2.conv\3.weight"),
+    (r"res(\d)_(\d+)_branch2([abc])_bn_([sb])", r"res\1.\2.conv\3.norm.\4"),
+    (r"fc1000_([wb])", r"stem.fc.\1"),
+)
+LETTERS = {"a": "1", "b": "2", "c": "3"}  # of the convolutions of a block
 
 
 def module_name(module, config):
@@ -24,6 +42,28 @@ def module_name(module, config):
             (r"box_head/box_deltas", "roi_heads.box_predictor.bbox_pred"),
         ),
     )
+
+
+def from_caffe2(arrays):
+    """Arrays of one of Caffe2's ImageNet backbones by detectron2's names, as it reads them.
+
+    Its norms are a scale and a shift alone, so mean and variance are those that change nothing; momenta and the bias of
+    the first convolution, which detectron2 has no place for, are left out. Names that are not Caffe2's stay.
+    """
+    ours = {}
+    for name, value in arrays.items():
+        if name == "conv1_b" or name.endswith("_momentum"):
+            continue
+        for pattern, replacement in CAFFE2:
+            name = re.sub(f"^{pattern}$", replacement, name)
+        name = re.sub(r"\.conv([abc])\.", lambda match: f".conv{LETTERS[match[1]]}.", name)
+        name = re.sub(r"\.[wsb]$", lambda match: ".bias" if match[0] == ".b" else ".weight", name)
+        ours[name] = value
+        if name.endswith("norm.weight"):
+            norm = name.removesuffix("weight")
+            ours[norm + "running_mean"] = np.zeros(value.shape, np.float32)
+            ours[norm + "running_var"] = np.full(value.shape, 1 - NORM_EPSILON, np.float32)
+    return ours
 
 
 def recognise(shapes):

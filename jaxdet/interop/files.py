@@ -36,7 +36,7 @@ def read(path):
         raise
     except Exception as error:  # each library has its own for a damaged file
         raise ValueError(f"{path} cannot be read: {error}") from error
-    for name in ("model", "state_dict"):  # what training scripts wrap around it
+    for name in ("model", "state_dict", "blobs"):  # what training scripts wrap around it
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
     if not isinstance(content, dict) or not content:

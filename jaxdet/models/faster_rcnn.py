@@ -47,7 +47,7 @@ class FasterRCNN(nn.Module):
     num_classes: K. dtype: of the arithmetic, "float32" or "bfloat16"; boxes, scores and losses are float32 anyway.
     pixel_mean, pixel_std: in the order of the channels the network sees, for values 0..255. bgr: it sees them
     reversed. backbone, fpn, rpn, roi_head: the fields of ResNet, FPN, RPN and BoxHead. loss_weights: of the four
-    losses. test: score_threshold, nms_iou and detections_per_image of the final stage.
+    losses. test: score_threshold, nms_iou, smallest_side and detections_per_image of the final stage.
     """
 
     num_classes: int
@@ -148,16 +148,20 @@ class FasterRCNN(nn.Module):
         return Stages(proposals, rpn, final(class_boxes, class_scores, valid, image_sizes))
 
 
-def final_stage(boxes, scores, valid, image_size, *, score_threshold, nms_iou, detections_per_image):
+def final_stage(
+    boxes, scores, valid, image_size, *, score_threshold, nms_iou, smallest_side, detections_per_image
+):
     """Per-class detections of one image: clip, drop empty boxes and low scores, NMS within each class, best ones.
 
-    boxes [N, K, 4], scores [N, K], valid [N], image_size [2] height, width. Boxes that clipping empties are
-    dropped before NMS, so they never take a place among the best (detectron2 drops them last).
+    boxes [N, K, 4], scores [N, K], valid [N], image_size [2] height, width. smallest_side: in pixels; 0 means any
+    positive side. Boxes that clipping empties are dropped before NMS, so they never take a place among the best
+    (detectron2 drops them last).
     """
     count, classes = scores.shape
     boxes = box_ops.clip(boxes, image_size).reshape(-1, 4)
     labels = jnp.tile(jnp.arange(classes), count)
-    valid = jnp.repeat(valid, classes) & box_ops.nonempty(boxes) & (scores.reshape(-1) > score_threshold)
+    large = box_ops.nonempty(boxes, smallest_side)
+    valid = jnp.repeat(valid, classes) & large & (scores.reshape(-1) > score_threshold)
     scores = jnp.where(valid, scores.reshape(-1), -1.0)
     # With many classes few of the N x K candidates pass the threshold; the NMS matrix is only as large as this
     candidates, index = jax.lax.top_k(scores, min(scores.shape[0], max(count, 4000)))

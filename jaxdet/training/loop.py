@@ -70,7 +70,7 @@ def train(config, workdir):
     if checkpoints.latest_step() is None:
         state = create()
         if config.init_from:
-            state, report = start_from(config.init_from, state, config)
+            state, report = start_from(config.init_from, state, config, train_source.categories)
             state = jax.device_put(state, replicated(mesh))
             print(report)
     else:
@@ -92,7 +92,8 @@ def train(config, workdir):
 
     # ---- every training shape compiled before the first step; evaluation compiles when it first runs -----------------
     step = functools.partial(train_step, model=model, optimizer=update, config=config)
-    steps = compile_shapes("training", step, state, batches.shapes, config.train.batch_size, boxes, mesh)
+    size, resizing = config.train.batch_size, config.data.train.resizing
+    steps = compile_shapes("training", step, state, batches.shapes, size, boxes, resizing, mesh)
     validation = Validation(config, model, val_source, boxes, mesh)
 
     # ---- the loop ----------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxdet.config import flatten
-from jaxdet.detector import load_config, load_variables
+from jaxdet.detector import load_categories, load_config, load_variables
 
 # What the numbers of a backbone depend on beside its parameters
 INPUT_KEYS = ("bgr", "pixel_mean", "pixel_std", "backbone.stride_in_1x1")
@@ -13,13 +13,15 @@ BATCH_NORMS = ("frozen_batch_norm", "batch_norm")  # the same four vectors, so o
 BY_CLASS = ("class_logits", "box_deltas")  # rows of the box head that another number of classes makes anew
 
 
-def start_from(directory, state, config):
+def start_from(directory, state, config, categories):
     """A fresh TrainState with the parameters and statistics of a workdir, and a report of what was loaded.
 
     A network (resnet, pyramid, rpn_head, box_head) is taken whole or not at all: one that the workdir lacks stays as it
-    is, one that the config lacks is ignored, and of the box head the rows of the classes stay where their number differs.
-    Raises ValueError, name by name, where anything else differs, or the pictures would be fed in another way.
+    is, one that the config lacks is ignored, and of the box head the rows of the classes are made anew where the names of
+    `categories`, in their order, differ from the workdir's. Raises ValueError, name by name, where anything else differs,
+    or the pictures would be fed in another way.
     """
+    names, theirs = ([c["name"] for c in each] for each in (categories, load_categories(directory)))
     before, now = (flatten(c.model.to_dict()) for c in (load_config(directory), config))
     differing = [key for key in sorted(before.keys() & now.keys()) if before[key] != now[key]]
     wrong = any(key in differing for key in INPUT_KEYS)
@@ -34,7 +36,7 @@ def start_from(directory, state, config):
     misfits = []
     for key in sorted((shapes.keys() | given.keys()) - made_anew - ignored):
         here, there = shapes.get(key), given[key].shape if key in given else None
-        if here != there and key[0] == "box_head" and key[1] in BY_CLASS and here and there:
+        if names != theirs and key[0] == "box_head" and key[1] in BY_CLASS and here and there:
             made_anew.add(key)
         elif here != there:
             here, there = (list(shape) if shape else "absent" for shape in (here, there))
@@ -60,9 +62,15 @@ def start_from(directory, state, config):
     for what, keys in (("made anew", made_anew), ("ignored", ignored)):
         networks = sorted({"/".join(key[:2]) if key[0] in shared else key[0] for key in keys})
         report += f"; {what}: {', '.join(networks)}" * bool(keys)
+    if names != theirs:
+        report += f"\n  classes differ: {_some(theirs)} there, {_some(names)} here"
     for key in differing:
         report += f"\n  config.model.{key} differs: {before[key]} there, {now[key]} here"
     return state, report
+
+
+def _some(names):
+    return ", ".join(names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
 
 
 def _key(path):

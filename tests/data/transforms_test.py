@@ -34,7 +34,7 @@ def test_size_is_detectron2s(golden, short_side, longest_side):
 def test_size_is_torchvisions_when_rounded_down(golden, short_side, longest_side):
     reference = np.load(golden / "resize.npz")
     sizes = reference["original"]
-    found = [transforms.resized_size(size, short_side, longest_side, floor=True) for size in sizes]
+    found = [transforms.resized_size(size, short_side, longest_side, "torchvision") for size in sizes]
     np.testing.assert_array_equal(found, reference[f"{short_side}_{longest_side}/tv"])
 
 
@@ -74,6 +74,36 @@ def test_halving_is_antialiased():
         weights[i, 2 * i - 1 : 2 * i + 3] = np.array([1, 3, 3, 1]) / 8
     expected = np.einsum("iy,jx,yxc->ijc", weights, weights, image.astype(float))
     np.testing.assert_allclose(halved[1:7, 1:7], expected[1:7, 1:7], atol=1.5)
+
+
+def test_pixels_are_torchvisions(golden):
+    """Enlarged without rounding; the reference has every eighth pixel, normalised."""
+    z = np.load(golden / "resize_pixels_tv.npz")
+    image, _, scales = transforms.resize(z["image"], BOX, z["resized_size"], "torchvision")
+    assert image.shape == (*z["resized_size"], 3) and image.dtype == np.float32
+    np.testing.assert_allclose(scales, z["resized_size"] / z["image"].shape[:2], rtol=1e-6)
+    normalised = (image / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(normalised[::8, ::8], z["input_sub"], atol=1e-5)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))
+def test_torchvision_interpolates_two_pixels_an_axis(height, width, new_height, new_width):
+    """Smaller too: pixels between those two have no say. An oracle of loops."""
+    image = np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
+    found, _, _ = transforms.resize(image, BOX, (new_height, new_width), "torchvision")
+
+    def place(i, before, after):
+        centre = max((i + 0.5) * before / after - 0.5, 0.0)
+        first = min(int(centre), before - 1)
+        return first, min(first + 1, before - 1), centre - first
+
+    for i in range(0, new_height, 3):
+        top, bottom, down = place(i, height, new_height)
+        for j in range(0, new_width, 3):
+            left, right, across = place(j, width, new_width)
+            rows = [image[y, left] * (1 - across) + image[y, right] * across for y in (top, bottom)]
+            np.testing.assert_allclose(found[i, j], rows[0] * (1 - down) + rows[1] * down, atol=2e-2)
 
 
 def test_boxes_follow_the_pixels_when_flipped():

@@ -11,12 +11,14 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 
 import jaxdet
-from configs import person
+from configs import person, person_rpn
 from jaxdet import __main__, presets
 from jaxdet.detector import load_config, load_variables
-from jaxdet.interop import files, layout
+from jaxdet.interop import detectron2, files, layout
 from jaxdet.interop.convert import convert, export
 from jaxdet.training import loop
+from tests import tiny
+from tests.models.reference import Reference
 
 MODELS = {
     "tv_fasterrcnn_resnet18_fpn": "torchvision",
@@ -151,8 +153,26 @@ def test_presets_are_stored_beside(golden, tmp_path):
     convert("detectron2", tmp_path / "file.safetensors", tmp_path / "run", person.get_config("torchvision"))
     config = load_config(tmp_path / "run")
     assert config.model.roi_head is None and config.model.bgr and config.model.backbone.stride_in_1x1
-    assert not config.model.rpn.rounded_anchors and config.data.val.floor_sizes is False
+    assert not config.model.rpn.rounded_anchors and config.data.val.resizing == "detectron2"
     assert not any("box_head" in path for path in flatten_dict(load_variables(tmp_path / "run")))
+
+
+def test_pixels_to_detections_are_torchvisions(shared, tmp_path):
+    """Their file, the command, `jaxdet.load`, a picture that is resized on the way, boxes in its own pixels."""
+    reference = Reference(shared / "golden", "tv_resnet18")
+    save_file(reference.arrays, tmp_path / "there.safetensors")
+    config, z, given = person.get_config(), reference.values, reference.config
+    config.model.rpn.pre_nms_topk = (given["pre_nms_topk"],) * 2
+    config.data.val.update(short_sides=(given["short"],), longest_side=given["long"])
+    convert("torchvision", tmp_path / "there.safetensors", tmp_path / "run", config)
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    stored["model"]["rpn"]["post_nms_topk"] = [given["post_nms_topk"]] * 2  # the preset has its own
+    (tmp_path / "run" / "config.json").write_text(json.dumps(stored))
+    with tiny.quick_compilation():
+        found = jaxdet.load(tmp_path / "run")(z["scaled/image"])
+    np.testing.assert_array_equal(found["labels"], z["scaled/labels"])
+    np.testing.assert_allclose(found["scores"], z["scaled/scores"], atol=1e-4)
+    np.testing.assert_allclose(found["boxes"], z["scaled/boxes"], atol=1e-2)
 
 
 def test_the_default_is_detectron2s():
@@ -172,6 +192,65 @@ def test_a_backbone_is_no_detector(classifier, tmp_path):
         loop.train(config, tmp_path / "run")
     with pytest.raises(ValueError, match=r"backbone alone .* config\.init_from"):
         jaxdet.load(tmp_path / "run")
+
+
+def caffe2_of(arrays):
+    """Those of a D2 backbone under Caffe2's names, as `MSRA/R-50.pkl` has them."""
+    renamed = {"conv1_b": np.zeros(64, np.float32), "fc1000_w": np.ones((1000, 2048), np.float32)}
+    renamed["fc1000_b"] = np.ones(1000, np.float32)
+    for name, value in arrays.items():
+        prefix, _, leaf = name.removeprefix(detectron2.BODY).rpartition(".")
+        if not name.startswith(detectron2.BODY) or leaf.startswith("running"):
+            continue
+        *place, last = prefix.removesuffix(".norm").split(".")
+        base = "conv1" if place == ["stem"] else f"{'_'.join(place)}_branch" + {
+            "shortcut": "1", "conv1": "2a", "conv2": "2b", "conv3": "2c"
+        }[last]  # fmt: skip
+        if prefix.endswith(".norm"):
+            base = "res_conv1" if base == "conv1" else base
+            renamed[f"{base}_bn_{'s' if leaf == 'weight' else 'b'}"] = value
+        else:
+            renamed[f"{base}_w"] = value
+    return renamed
+
+
+def test_a_backbone_under_names_of_caffe2(golden, tmp_path):
+    arrays = arrays_of(golden, "d2_R50_FPN")
+    content = caffe2_of(arrays)
+    (tmp_path / "R-50.pkl").write_bytes(
+        pickle.dumps({"blobs": content | {"conv1_w_momentum": content["conv1_w"]}}, 2)
+    )
+    report = convert("detectron2", tmp_path / "R-50.pkl", tmp_path / "run", person.get_config())
+    assert "mean 0 and variance 1" in report and "ResNet-50: a backbone" in report
+    assert (
+        load_config(tmp_path / "run").model.bgr and load_config(tmp_path / "run").model.backbone.stride_in_1x1
+    )
+    export("detectron2", tmp_path / "run", tmp_path / "back.safetensors")
+    back = load_file(tmp_path / "back.safetensors")
+    body = {
+        name.removeprefix(detectron2.BODY): value
+        for name, value in arrays.items()
+        if name.startswith(detectron2.BODY)
+    }
+    assert back.keys() == body.keys() | {"stem.fc.weight", "stem.fc.bias"}
+    for name, value in body.items():
+        if name.endswith("running_mean"):
+            assert not back[name].any()
+        elif name.endswith("running_var"):
+            np.testing.assert_allclose(back[name] + np.float32(1e-5), 1, rtol=1e-7)
+        else:
+            np.testing.assert_array_equal(back[name], value, err_msg=name)
+    del content["res4_2_branch2b_w"]
+    content["res6_0_branch1_w"] = content["fc1000_b"]
+    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(content, 2))
+    with pytest.raises(ValueError, match=r"lacks res4\.2\.conv2\.weight\n.*has res6\.0\.shortcut\.weight"):
+        convert("detectron2", tmp_path / "R-50.pkl", tmp_path / "other", person.get_config())
+
+
+def test_a_second_stage_that_the_config_has_not(golden, tmp_path):
+    save_file(arrays_of(golden, "tv_fasterrcnn_resnet18_fpn"), tmp_path / "file.safetensors")
+    with pytest.raises(ValueError, match=r"has a second stage, the config has none"):
+        convert("torchvision", tmp_path / "file.safetensors", tmp_path / "run", person_rpn.get_config())
 
 
 def test_pickles_of_arrays_and_of_nothing_else(tmp_path):

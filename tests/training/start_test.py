@@ -25,7 +25,7 @@ def leaves(state):
 
 
 def test_everything_of_the_same_model(tiny_run):
-    state, report = start_from(tiny_run.workdir, fresh(tiny_run.config), tiny_run.config)
+    state, report = start_from(tiny_run.workdir, fresh(tiny_run.config), tiny_run.config, tiny.CATEGORIES)
     expected = leaves(tiny_run.state.replace(trainable=tiny_run.state.average))  # what the detector uses
     assert leaves(state).keys() == expected.keys()
     for path, leaf in leaves(state).items():
@@ -38,10 +38,20 @@ def test_everything_of_the_same_model(tiny_run):
 def test_other_classes_keep_all_but_their_rows(tiny_run):
     config = tiny_run.config.copy_and_resolve_references()
     config.model.num_classes = 2
-    state, report = start_from(tiny_run.workdir, fresh(config), config)
-    made, differs = report.splitlines()
+    state, report = start_from(tiny_run.workdir, fresh(config), config, tiny.CATEGORIES[:2])
+    made, classes, differs = report.splitlines()
     assert made.endswith("; made anew: box_head/box_deltas, box_head/class_logits")
+    assert classes == "  classes differ: bicycle, person, dog there, bicycle, person here"
     assert differs == "  config.model.num_classes differs: 3 there, 2 here"
+    anew = {path[1] for path, leaf in leaves(state).items() if (np.asarray(leaf) == -1).all()}
+    assert anew == {"box_deltas", "class_logits"}
+
+
+def test_as_many_classes_of_other_names_keep_all_but_their_rows(tiny_run):
+    config = tiny_run.config
+    renamed = [category | {"name": "cat"} for category in tiny.CATEGORIES[:1]] + tiny.CATEGORIES[1:]
+    state, report = start_from(tiny_run.workdir, fresh(config), config, renamed)
+    assert "classes differ: bicycle, person, dog there, cat, person, dog here" in report
     anew = {path[1] for path, leaf in leaves(state).items() if (np.asarray(leaf) == -1).all()}
     assert anew == {"box_deltas", "class_logits"}
 
@@ -49,14 +59,14 @@ def test_other_classes_keep_all_but_their_rows(tiny_run):
 def test_the_second_stage_is_ignored_or_made_anew(tiny_run, tmp_path):
     config = tiny_run.config.copy_and_resolve_references()
     config.model.roi_head = None
-    _, report = start_from(tiny_run.workdir, fresh(config), config)
+    _, report = start_from(tiny_run.workdir, fresh(config), config, tiny.CATEGORIES)
     assert report.splitlines()[0].endswith("; ignored: box_head")
 
 
 def test_batch_norms_take_each_others_place(tiny_run):
     config = tiny_run.config.copy_and_resolve_references()
     config.model.backbone.norm = "frozen_batch_norm"
-    state, _ = start_from(tiny_run.workdir, fresh(config), config)
+    state, _ = start_from(tiny_run.workdir, fresh(config), config, tiny.CATEGORIES)
     ours = flatten_dict(state.constants)[("resnet", "stem_norm", "frozen_batch_norm", "var")]
     theirs = flatten_dict(tiny_run.state.batch_stats)[("resnet", "stem_norm", "batch_norm", "var")]
     np.testing.assert_array_equal(ours, theirs)
@@ -82,7 +92,7 @@ def test_a_mismatch_is_refused_by_name(tiny_run, change, answer):
     config = tiny_run.config.copy_and_resolve_references()
     change(config.model)
     with pytest.raises(ValueError, match=f"does not fit\n(.*\n)*.*{answer}"):
-        start_from(tiny_run.workdir, fresh(config), config)
+        start_from(tiny_run.workdir, fresh(config), config, tiny.CATEGORIES)
 
 
 def test_a_training_starts_there(tiny_run, tmp_path):
