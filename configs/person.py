@@ -17,7 +17,11 @@ COCO = "data/coco"
 
 
 def get_config(preset="detectron2"):
-    """Every key there is, with the value of the recipe; `configs/person.py:torchvision` takes that library's instead."""
+    """Every key there is, with the value of the recipe.
+
+    `configs/person.py:torchvision` takes that library's instead, `configs/person.py:msra` detectron2's with pictures as
+    its own ImageNet backbones know them.
+    """
     config = ConfigDict()
     config.seed = 0
     config.init_from = ""  # workdir of a run or of `jaxdet convert` whose parameters to start with
@@ -142,7 +146,12 @@ def get_config(preset="detectron2"):
         )
     )
     config.evaluation = ConfigDict(dict(batch_size=8))
-    if preset not in ("detectron2", "torchvision"):
-        raise LookupError(f"no preset {preset!r}; detectron2 or torchvision")
-    presets.apply(config, getattr(presets, preset.upper()))
+    recipes = {
+        "detectron2": presets.DETECTRON2,
+        "torchvision": presets.TORCHVISION,
+        "msra": presets.DETECTRON2 | presets.MSRA,
+    }
+    if preset not in recipes:
+        raise LookupError(f"no preset {preset!r}; {', '.join(recipes)}")
+    presets.apply(config, recipes[preset])
     return config

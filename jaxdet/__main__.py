@@ -3,11 +3,12 @@
 import argparse
 import json
 import pathlib
-import runpy
 import sys
 
 import tqdm
 from absl import logging
+
+from jaxdet.command_line import load_config
 
 
 def main(arguments=None):
@@ -36,8 +37,18 @@ def main(arguments=None):
     command.add_argument(
         "--config", default="configs/person.py", help="for all that the file does not decide"
     )
+    command.add_argument(
+        "--inputs",
+        choices=("imagenet", "msra"),
+        help="how the backbone is fed: RGB as torchvision's, or BGR and strides in 1x1 as detectron2's own (default: by what is known of the library)",
+    )
+    command.add_argument(
+        "--norm-epsilon", type=float, help="of the backbone's norms (default: by what is known of the file)"
+    )
     command.set_defaults(run=convert)
     options = parser.parse_args(arguments)
+    if options.run is convert and options.to and (options.classes or options.inputs or options.norm_epsilon):
+        parser.error("--classes, --inputs and --norm-epsilon go with --from")
     logging.set_verbosity(logging.ERROR)  # Orbax warns that it only reads
     try:
         options.run(options)
@@ -90,8 +101,9 @@ def convert(options):
     if options.to:
         print(interop.export(options.to, options.input, options.output))
         return
-    config = runpy.run_path(options.config)["get_config"]()
-    print(interop.convert(options.origin, options.input, options.output, config, options.classes))
+    config = load_config(options.config)
+    chosen = options.classes, options.inputs, options.norm_epsilon
+    print(interop.convert(options.origin, options.input, options.output, config, *chosen))
 
 
 def _free_name(stem, taken):

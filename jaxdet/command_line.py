@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import pathlib
 import runpy
 import sys
 
@@ -26,7 +27,7 @@ def parse_flags(argv):
 def _unknown_key(argv):
     """What to say of the first override whose key the config does not have; None where it has all of them."""
     try:
-        config = _load_config(argv)
+        config = _config_of(argv)
     except Exception:  # the config itself fails, and the error that led here says how
         return None
     keys = _keys(config)
@@ -45,14 +46,24 @@ def _unknown_key(argv):
     return None
 
 
-def _load_config(argv):
+def load_config(location):
+    """The config of FILE[:ARGUMENT]. Raises OSError, or ValueError where the file does not make one."""
+    path, _, argument = location.partition(":")
+    if not pathlib.Path(path).is_file():
+        raise FileNotFoundError(f"no config at {path}; those of jaxdet are in its repository, under configs/")
+    try:
+        return runpy.run_path(path)["get_config"](*([argument] if argument else []))
+    except Exception as error:
+        raise ValueError(f"{path} makes no config: {type(error).__name__}: {error}") from error
+
+
+def _config_of(argv):
     """The config of `--config FILE[:ARGUMENT]`, without overrides."""
     values = [
         argument.split("=", 1)[1] for argument in argv if argument.startswith(("--config=", "-config="))
     ]
     values += [argv[i + 1] for i, argument in enumerate(argv[:-1]) if argument in ("--config", "-config")]
-    path, _, argument = values[0].partition(":")
-    return runpy.run_path(path)["get_config"](*([argument] if argument else []))
+    return load_config(values[0])
 
 
 def _keys(config, prefix=""):

@@ -65,14 +65,17 @@ def load_variables(directory, step=None):
     return merge_variables(trainable, state.get("frozen"), state.get("constants"), state.get("batch_stats"))
 
 
+def check_detects(variables):
+    """Raises ValueError where `variables` are those of a converted backbone alone."""
+    if "pyramid" not in variables["params"]:
+        raise ValueError("a backbone alone detects nothing; start a training from it with config.init_from")
+
+
 class Detector:
     """`detector(image)` -> detections. `categories`, in the order of the labels, are those of the data set."""
 
     def __init__(self, config, variables, categories):
-        if "pyramid" not in variables["params"]:
-            raise ValueError(
-                "a backbone alone detects nothing; start a training from it with config.init_from"
-            )
+        check_detects(variables)
         self.config, self.variables, self.categories = config, variables, tuple(categories)
         model = FasterRCNN(**config.model)
         # compiles once for landscape and once for portrait pictures

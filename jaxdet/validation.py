@@ -12,7 +12,7 @@ from jaxdet import drawing
 from jaxdet.config import check_config, check_same_model
 from jaxdet.data import pipeline
 from jaxdet.data.coco import summary
-from jaxdet.detector import load_categories, load_config, load_variables
+from jaxdet.detector import check_detects, load_categories, load_config, load_variables
 from jaxdet.evaluation import run as evaluation
 from jaxdet.mesh import data_mesh, put_batch, replicated
 from jaxdet.models import FasterRCNN
@@ -32,7 +32,9 @@ def evaluate_run(config, workdir, pictures=0):
     print(f"val: {summary(source)}")
     check_categories(config, source, load_categories(workdir))
     mesh = data_mesh()
-    variables = jax.device_put(load_variables(workdir), replicated(mesh))
+    variables = load_variables(workdir)
+    check_detects(variables)
+    variables = jax.device_put(variables, replicated(mesh))
     validation = Validation(config, FasterRCNN(**config.model), source, pipeline.max_boxes(source), mesh)
     results, _ = validation(variables)
     print(evaluation.results_table(results))

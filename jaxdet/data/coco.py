@@ -10,6 +10,7 @@ import difflib
 import json
 import os
 import posixpath
+import re
 
 import numpy as np
 
@@ -261,7 +262,12 @@ def choose_categories(path, section, names):
         if category_id in found:
             raise ValueError(f"{path}: categories[{position}].id: {category_id} is there twice")
         found[category_id] = name
+    ids = set(found)
     names = list(found.values()) if names is None else [names] if isinstance(names, str) else list(names)
+    for gap in (re.fullmatch(r"N/A (\d+)", name) for name in names):
+        if gap and gap[0] not in found.values():
+            # torchvision's detectors have outputs for the gaps in COCO's ids
+            found.setdefault(int(gap[1]), gap[0])
     there = ", ".join(list(found.values())[:100]) + (", ..." if len(found) > 100 else "")
     for name in names:
         if name not in found.values():
@@ -275,7 +281,7 @@ def choose_categories(path, section, names):
     if not names:
         raise ValueError(f"{path}: categories: none chosen. There are: {there or 'none'}")
     chosen = tuple({"id": i, "name": found[i]} for i in sorted(found) if found[i] in names)
-    return chosen, set(found)
+    return chosen, ids
 
 
 def _without_masks(item):

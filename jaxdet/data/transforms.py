@@ -14,12 +14,19 @@ def resized_size(size, short_side, longest_side, resizing="detectron2"):
     GeneralizedRCNNTransform, whose short side can be one pixel less than asked for.
     """
     height, width = (int(n) for n in size)
-    scale = short_side / min(height, width)
-    if scale * max(height, width) > longest_side:
-        scale = longest_side / max(height, width)
-    half = 0.0 if resizing == "torchvision" else 0.5
+    if resizing == "torchvision":
+        scale = min(short_side / min(height, width), longest_side / max(height, width))
+        resized = height * scale, width * scale
+    else:
+        # In two steps, since that is how detectron2 multiplies, and a half decides
+        scale = short_side / min(height, width)
+        resized = (short_side, scale * width) if height < width else (scale * height, short_side)
+        if max(resized) > longest_side:
+            scale = longest_side / max(resized)
+            resized = resized[0] * scale, resized[1] * scale
+        resized = resized[0] + 0.5, resized[1] + 0.5
     # a very long, thin picture keeps at least one pixel
-    return max(int(height * scale + half), 1), max(int(width * scale + half), 1)
+    return max(int(resized[0]), 1), max(int(resized[1]), 1)
 
 
 def padded_shapes(short_side, longest_side):

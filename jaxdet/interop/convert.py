@@ -31,20 +31,24 @@ UNREAD = "unread.safetensors"  # what has no place here but belongs to the way b
 MEANINGLESS = "num_batches_tracked"
 
 
-def convert(library, source, output, config, classes=()):
+def convert(library, source, output, config, classes=(), inputs=None, norm_epsilon=None):
     """Writes the workdir `output` from a file of "torchvision", "detectron2" or "timm"; returns a report to print.
 
     config: everything that neither the file nor the library's preset decides (changed in place). classes: names of COCO
-    categories to keep of a detector. Raises ValueError, naming parameters, where names or shapes are not those of a
+    categories to keep of a detector. inputs: "imagenet" or "msra", how the backbone is fed, and norm_epsilon: of its
+    norms, where what is known of the library's files does not hold for this one. Raises ValueError, naming parameters, where names or shapes are not those of a
     detector or ImageNet classifier (ResNet-18 to -101) that jaxdet has; nothing is written then.
     """
     output = pathlib.Path(output)
     if output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty")
     arrays = read(source)
-    caffe2 = library == "detectron2" and "conv1_w" in arrays
+    caffe2 = library == "detectron2" and any("_branch2a_w" in name for name in arrays)
     if caffe2:
         arrays = detectron2.from_caffe2(arrays)
+    fixed = {}
+    if library == "detectron2":
+        arrays, fixed = detectron2.without_constants(arrays)
     means = {
         name.removesuffix("running_mean") + MEANINGLESS for name in arrays if name.endswith("running_mean")
     }
@@ -60,6 +64,7 @@ def convert(library, source, output, config, classes=()):
         # A classifier is the body of a detector, without its prefix, and a last layer that has no place here
         last = [name for name in arrays if re.fullmatch(r"(stem\.)?fc\.(weight|bias)", name)]
         unread, ignored = {name: arrays.pop(name) for name in last}, ", ".join(last)
+        classifier = {name.rpartition(".")[2]: value.shape for name, value in unread.items()}
         arrays = {theirs.BODY + name: value for name, value in arrays.items()}
         if classes:
             raise ValueError(f"{source} is a backbone: it has no classes to choose from")
@@ -68,10 +73,21 @@ def convert(library, source, output, config, classes=()):
 
     shapes = {name: value.shape for name, value in arrays.items()}
     # detectron2's detectors stand on Caffe's backbones; its bare ones under its own names were torchvision's
-    inputs = presets.MSRA if library == "detectron2" and (whole or caffe2) else presets.IMAGENET
-    _configure(config, library, theirs, shapes, whole, inputs, source)
+    inputs = inputs or ("msra" if library == "detectron2" and (whole or caffe2) else "imagenet")
+    _configure(config, library, theirs, shapes, whole, source)
+    presets.apply(config, {"msra": presets.MSRA, "imagenet": presets.IMAGENET}[inputs])
+    if norm_epsilon is not None:
+        config.model.backbone.norm_epsilon = norm_epsilon
     expected = places(config, theirs, whole)
     _check(source, shapes, expected, "" if whole else theirs.BODY)
+    if unread:
+        channels = 2048 if config.model.backbone.depth >= 50 else 512
+        if classifier.keys() != {"weight", "bias"}:
+            raise ValueError(f"{source} does not fit:\n  of the classifier there is {ignored} alone")
+        if classifier["weight"] != (*classifier["bias"], channels):
+            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in unread.items())
+            raise ValueError(f"{source} does not fit:\n  {shapes}, expected weight [n, {channels}] and bias [n]")
+    detectron2.check_constants(source, fixed, config)
     variables, rest = from_torch(arrays, expected, config, theirs)
     unread |= rest
     categories = _categories(config.model.num_classes)
@@ -86,8 +102,13 @@ def convert(library, source, output, config, classes=()):
     lines += [f"{len(counters)} {MEANINGLESS} mean nothing and were left out"] * bool(counters)
     lines += [f"the classifier's {ignored} kept for the way back alone"] * bool(ignored)
     lines += ["norms of Caffe2 have no statistics: mean 0 and variance 1 stand for them"] * caffe2
+    lines += [f"{', '.join(fixed)}: as in the config, and left out"] * bool(fixed)
     lines += [f"classes kept: {', '.join(classes)}"] * bool(classes)
-    lines += ["its one class is taken for person"] * (whole and not classes and len(categories) == 1)
+    one = "its one class is" if config.model.roi_head else "an RPN tells no classes apart: what it finds is"
+    lines += [f"{one} taken for person"] * (whole and not classes and len(categories) == 1)
+    lines += [
+        f"fed as {inputs} (--inputs), norms with epsilon {config.model.backbone.norm_epsilon:g} (--norm-epsilon)"
+    ]
     what = "a detector for jaxdet.load, eval.py and" if whole else "a backbone for"
     lines += [f"ResNet-{config.model.backbone.depth}: {what} config.init_from in {output}"]
     return "\n".join(lines)
@@ -97,7 +118,8 @@ def export(library, directory, output):
     """Writes a state dict of "torchvision" or "detectron2" from a workdir, as .safetensors; returns a report to print.
 
     What `convert` read of float32 comes back bit for bit, but for `num_batches_tracked` and under today's names. Raises
-    ValueError for what the library has no place for: a GroupNorm, or one set of deltas for several classes.
+    ValueError for what the library has no place for: a GroupNorm, one set of deltas for several classes, another number
+    of dense layers; or, of torchvision, an RPN alone, pictures in BGR and strides in 1x1.
     """
     output = pathlib.Path(output)
     if output.suffix != ".safetensors":
@@ -107,6 +129,23 @@ def export(library, directory, output):
     if config.model.roi_head and config.model.roi_head.class_agnostic and config.model.num_classes > 1:
         raise ValueError(f"{library} has no class-agnostic box head of this form")
     variables = flatten_dict(load_variables(directory))
+    whole = any(path[1] == "pyramid" for path in variables)
+    head, backbone = config.model.roi_head, config.model.backbone
+    odd = {
+        f"model.roi_head.num_fcs={head and head.num_fcs}": whole
+        and head
+        and head.num_fcs != (1 if head.num_convs else 2),
+    }
+    if theirs is torchvision:
+        odd |= {
+            "model.roi_head=None": whole and not head,
+            "model.bgr=True": config.model.bgr,
+            "model.backbone.stride_in_1x1=True": backbone.stride_in_1x1 and backbone.depth >= 50,
+        }
+    if any(odd.values()):
+        raise ValueError(
+            f"{library} has no place for {', '.join(key for key, value in odd.items() if value)}"
+        )
     unread = pathlib.Path(directory) / UNREAD
     unread = load_file(unread) if unread.exists() else {}
     arrays = {}
@@ -117,7 +156,7 @@ def export(library, directory, output):
             rows = np.zeros((4, *value.shape[1:]), value.dtype)  # of a model of ours: nobody reads them
             value = torchvision.background_first(name, value, unread.get(name, rows))
         arrays[name] = value
-    if not any(path[1] == "pyramid" for path in variables):
+    if not whole:
         arrays = {name.removeprefix(theirs.BODY): value for name, value in arrays.items()}
     arrays = {name: value for name, value in unread.items() if name not in arrays} | arrays
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -132,11 +171,10 @@ def _today(name):
     return name
 
 
-def _configure(config, library, theirs, shapes, whole, inputs, source):
-    """Sets the keys that the library and the file decide; `inputs` is how the backbone is fed."""
+def _configure(config, library, theirs, shapes, whole, source):
+    """Sets the keys that the library and the file decide."""
     config.model.backbone.norm, config.model.backbone.freeze_at = "frozen_batch_norm", 2
     presets.apply(config, presets.DETECTRON2 if library == "detectron2" else presets.TORCHVISION)
-    presets.apply(config, inputs)
     if whole:
         if config.model.roi_head is None and any(name.startswith("roi_heads.") for name in shapes):
             raise ValueError(f"{source} has a second stage, the config has none (config.model.roi_head)")

@@ -66,6 +66,35 @@ def from_caffe2(arrays):
     return ours
 
 
+def without_constants(arrays):
+    """Arrays without, and those of, what older files hold beside parameters: cell anchors, mean and deviation of pixels."""
+    constants = {
+        name: value
+        for name, value in arrays.items()
+        if name in ("pixel_mean", "pixel_std")
+        or re.fullmatch(r"proposal_generator\.anchor_generator\.cell_anchors\.\d", name)
+    }
+    return {name: value for name, value in arrays.items() if name not in constants}, constants
+
+
+def check_constants(source, constants, config):
+    """Raises ValueError unless those of a file are what the config says."""
+    ratios = np.sqrt(np.array(config.model.rpn.anchor_ratios))
+    expected = {name: np.array(config.model[name]) for name in ("pixel_mean", "pixel_std")}
+    for level, side in enumerate(config.model.rpn.anchor_sizes):
+        halves = np.stack([side / ratios, side * ratios], -1) / 2
+        expected[f"proposal_generator.anchor_generator.cell_anchors.{level}"] = np.concatenate(
+            [-halves, halves], -1
+        )
+    for name, value in constants.items():
+        here = expected.get(name)
+        if here is None or here.size != value.size or np.abs(here - value.reshape(here.shape)).max() > 1e-2:
+            raise ValueError(
+                f"{source}: {name} is {value.ravel().round(2).tolist()}, "
+                f"here {'absent' if here is None else here.ravel().round(2).tolist()}"
+            )
+
+
 def recognise(shapes):
     """Config keys that the names and shapes of a detector decide."""
     if not any(name.startswith("roi_heads.") for name in shapes):

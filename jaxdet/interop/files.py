@@ -16,6 +16,8 @@ ALLOWED = {
     ("numpy._core.multiarray", "_reconstruct"),
     ("numpy.core.multiarray", "scalar"),
     ("numpy._core.multiarray", "scalar"),
+    ("numpy.core.numeric", "_frombuffer"),
+    ("numpy._core.numeric", "_frombuffer"),
 }
 
 
@@ -34,6 +36,10 @@ def read(path):
         content = readers[path.suffix](path)
     except (OSError, ImportError):
         raise
+    except TypeError as error:
+        if "bfloat16" in str(error):
+            raise ValueError(f"{path} holds bfloat16, which NumPy has not; save it as float32") from None
+        raise ValueError(f"{path} cannot be read: {error}") from error
     except Exception as error:  # each library has its own for a damaged file
         raise ValueError(f"{path} cannot be read: {error}") from error
     for name in ("model", "state_dict", "blobs"):  # what training scripts wrap around it

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdet.ops.boxes import iou
 
@@ -12,7 +13,7 @@ def nms(boxes, scores, valid, iou_threshold, count):
     boxes [N, 4], x1 y1 x2 y2 in pixels; scores [N]; valid bool [N]. Taken by falling score, a box is kept unless
     its IoU with one kept before is strictly above `iou_threshold`. Equal scores go to the first row. A row whose
     score is not finite counts as not valid. The result is that of the sequential algorithm, exactly (torchvision,
-    nms); `count` may exceed N. Memory is O(N^2): choose the best few thousand boxes first.
+    nms): the float32 IoU against the threshold in double precision, where that is a Python number. `count` may exceed N. Memory is O(N^2): choose the best few thousand boxes first.
     """
     return class_nms(boxes, scores, jnp.zeros(len(scores), jnp.int32), valid, iou_threshold, count)
 
@@ -25,13 +26,21 @@ def class_nms(boxes, scores, classes, valid, iou_threshold, count):
     boxes, classes, alive = boxes[order], classes[order], score[order] > -jnp.inf
 
     row = jnp.arange(len(order))
-    suppresses = (iou(boxes, boxes) > iou_threshold) & (row[:, None] < row[None, :])
+    suppresses = (iou(boxes, boxes) > _in_float32(iou_threshold)) & (row[:, None] < row[None, :])
     suppresses &= classes[:, None] == classes[None, :]
     keep = _greedy(suppresses, alive)
 
     kept = jnp.nonzero(keep, size=count, fill_value=0)[0]
     filled = jnp.arange(count) < jnp.sum(keep)
     return jnp.where(filled, order[kept], 0).astype(jnp.int32), filled
+
+
+def _in_float32(threshold):
+    """The largest float32 not above a Python number: what a float32 passes is what passes the number itself."""
+    if not isinstance(threshold, float):
+        return threshold
+    nearest = np.float32(threshold)
+    return np.nextafter(nearest, np.float32(-np.inf)) if float(nearest) > threshold else nearest
 
 
 def _greedy(suppresses, alive):

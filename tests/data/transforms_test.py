@@ -38,6 +38,15 @@ def test_size_is_torchvisions_when_rounded_down(golden, short_side, longest_side
     np.testing.assert_array_equal(found, reference[f"{short_side}_{longest_side}/tv"])
 
 
+@pytest.mark.parametrize(
+    "size, sides, expected",
+    [((256, 198), (256, 320), (320, 247)), ((105, 310), (800, 1333), (451, 1333))],
+)
+def test_a_long_side_is_scaled_in_two_steps(size, sides, expected):
+    """ResizeShortestEdge multiplies twice; one factor for both would round these up."""
+    assert transforms.resized_size(size, *sides) == expected
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(16, 1000), st.integers(0, 1000))
 def test_size_keeps_the_bounds(height, width, short_side, more):

@@ -13,10 +13,13 @@ from safetensors.numpy import load_file, save_file
 import jaxdet
 from configs import person, person_rpn
 from jaxdet import __main__, presets
+from jaxdet.data.coco import choose_categories
+from jaxdet.data.tfds_layout import COCO_IDS, COCO_NAMES
 from jaxdet.detector import load_config, load_variables
 from jaxdet.interop import detectron2, files, layout
 from jaxdet.interop.convert import convert, export
 from jaxdet.training import loop
+from jaxdet.validation import evaluate_run
 from tests import tiny
 from tests.models.reference import Reference
 
@@ -90,6 +93,10 @@ def change(arrays, fault):
         arrays["layer5.gamma"] = np.ones(3, np.float32)
     elif fault == "counter":
         arrays["gamma.num_batches_tracked"] = np.array(1)
+    elif fault == "classifier":
+        del arrays["fc.weight"]
+    elif fault == "bias":
+        arrays["fc.bias"] = arrays["fc.bias"][:3]
     elif fault == "nan":
         arrays["conv1.weight"] = np.full_like(arrays["conv1.weight"], np.nan)
     return arrays
@@ -103,6 +110,8 @@ def change(arrays, fault):
         ("shape", ["layer1.0.conv2.weight is [64, 32, 3, 3], expected [64, 64, 3, 3]"]),
         ("extra", ["has layer5.gamma, which has no place"]),
         ("counter", ["has gamma.num_batches_tracked, which has no place"]),
+        ("classifier", ["of the classifier there is fc.bias alone"]),
+        ("bias", ["fc.bias [3]", "expected weight [n, 512] and bias [n]"]),
         ("nan", ["conv1.weight is not finite"]),
     ],
 )
@@ -192,6 +201,9 @@ def test_a_backbone_is_no_detector(classifier, tmp_path):
         loop.train(config, tmp_path / "run")
     with pytest.raises(ValueError, match=r"backbone alone .* config\.init_from"):
         jaxdet.load(tmp_path / "run")
+    config.data.categories = ("person",)
+    with pytest.raises(ValueError, match=r"backbone alone .* config\.init_from"):
+        evaluate_run(config, tmp_path / "run")
 
 
 def caffe2_of(arrays):
@@ -247,6 +259,52 @@ def test_a_backbone_under_names_of_caffe2(golden, tmp_path):
         convert("detectron2", tmp_path / "R-50.pkl", tmp_path / "other", person.get_config())
 
 
+def test_what_older_detectors_hold_besides(golden, tmp_path):
+    arrays = arrays_of(golden, "d2_RPN_R50_FPN") | {
+        "pixel_mean": np.float32([[[103.53]], [[116.28]], [[123.675]]])
+    }
+    for level, side in enumerate((32, 64, 128, 256, 512)):
+        w, h = side / np.sqrt([0.5, 1, 2]) / 2, side * np.sqrt([0.5, 1, 2]) / 2
+        cells = np.stack([-w, -h, w, h], -1).astype(np.float32)
+        arrays[f"proposal_generator.anchor_generator.cell_anchors.{level}"] = cells
+    save_file(arrays, tmp_path / "file.safetensors")
+    report = convert("detectron2", tmp_path / "file.safetensors", tmp_path / "run", person_rpn.get_config())
+    assert "cell_anchors.4: as in the config, and left out" in report
+    arrays["proposal_generator.anchor_generator.cell_anchors.3"] *= 2
+    save_file(arrays, tmp_path / "file.safetensors")
+    with pytest.raises(ValueError, match=r"cell_anchors\.3 is \[-362\.04"):
+        convert("detectron2", tmp_path / "file.safetensors", tmp_path / "other", person_rpn.get_config())
+
+
+def test_a_person_config_of_coco(golden, tmp_path):
+    """The gaps in COCO's ids, which torchvision's 91 outputs count, need no name in the annotations."""
+    save_file(arrays_of(golden, "tv_fasterrcnn_resnet50_fpn"), tmp_path / "file.safetensors")
+    convert("torchvision", tmp_path / "file.safetensors", tmp_path / "run", person.get_config())
+    listed = [{"id": i, "name": name} for i, name in zip(COCO_IDS, COCO_NAMES, strict=True)]
+    chosen, known = choose_categories("file", listed, load_config(tmp_path / "run").data.categories)
+    assert list(chosen) == json.loads((tmp_path / "run" / "categories.json").read_text())
+    assert len(chosen) == 90 and len(known) == 80
+    with pytest.raises(ValueError, match="no category named 'N/A'"):
+        choose_categories("file", listed, ("person", "N/A"))
+
+
+def test_how_the_backbone_is_fed_can_be_said(golden, tmp_path):
+    save_file(arrays_of(golden, "d2_RPN_R50_FPN"), tmp_path / "file.safetensors")
+    flags = ["--input", str(tmp_path / "file.safetensors"), "--output", str(tmp_path / "run")]
+    flags += ["--inputs", "imagenet", "--norm-epsilon", "1e-3", "--config", "configs/person_rpn.py"]
+    __main__.main(["convert", "--from", "detectron2", *flags])
+    model = load_config(tmp_path / "run").model
+    assert not model.bgr and not model.backbone.stride_in_1x1 and model.backbone.norm_epsilon == 1e-3
+
+
+def test_what_torchvision_has_no_place_for(golden, tmp_path):
+    save_file(arrays_of(golden, "d2_RPN_R50_FPN"), tmp_path / "file.safetensors")
+    convert("detectron2", tmp_path / "file.safetensors", tmp_path / "run", person.get_config())
+    answer = "roi_head=None, model.bgr=True, model.backbone.stride_in_1x1=True"
+    with pytest.raises(ValueError, match=answer):
+        export("torchvision", tmp_path / "run", tmp_path / "back.safetensors")
+
+
 def test_a_second_stage_that_the_config_has_not(golden, tmp_path):
     save_file(arrays_of(golden, "tv_fasterrcnn_resnet18_fpn"), tmp_path / "file.safetensors")
     with pytest.raises(ValueError, match=r"has a second stage, the config has none"):
@@ -260,7 +318,7 @@ def test_pickles_of_arrays_and_of_nothing_else(tmp_path):
 
     path = tmp_path / "model.pkl"
     weights = {"a.weight": np.arange(6.0, dtype=np.float32).reshape(2, 3), "b": np.float32(2)}
-    for protocol in (2, 4):
+    for protocol in (2, 4, 5):
         path.write_bytes(pickle.dumps({"model": {"a.weight": weights["a.weight"]}}, protocol))
         np.testing.assert_array_equal(files.read(path)["a.weight"], weights["a.weight"])
     for content, answer in (

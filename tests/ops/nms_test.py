@@ -86,6 +86,14 @@ def test_count_may_be_smaller_or_larger_than_the_boxes(count):
     assert (np.asarray(index)[~np.asarray(valid)] == 0).all()
 
 
+@pytest.mark.parametrize("threshold, suppressed", [(0.6, True), (0.1, True), (0.5, False), (0.7, False)])
+def test_the_threshold_is_in_double_precision(threshold, suppressed):
+    """The float32 next to .6 is above .6, and so is an IoU of that value in torchvision's comparison."""
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 10 * threshold]], np.float32)
+    _, valid = nms(boxes, np.array([2.0, 1.0]), np.ones(2, bool), threshold, 2)
+    assert valid.tolist() == [True, not suppressed]
+
+
 @hypothesis.settings(max_examples=25, deadline=None)
 @hypothesis.given(
     hypothesis.extra.numpy.arrays(np.int32, (24, 2), elements=st.integers(0, 12)),

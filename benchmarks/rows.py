@@ -1,0 +1,91 @@
+"""jaxdet's side of benchmarks.run."""
+
+import functools
+
+import jax
+import numpy as np
+
+from benchmarks import inputs
+from configs import person
+from jaxdet.mesh import data_mesh, put_batch
+from jaxdet.models import FasterRCNN
+from jaxdet.ops.nms import nms
+from jaxdet.ops.roi_align import pyramid_roi_align
+from jaxdet.training.optimizer import optimizer
+from jaxdet.training.step import create_state, train_step
+
+
+def build(row):
+    """The work of one row as a function without arguments that returns when it is done."""
+    kind, _, rest = row.partition("_")
+    if kind == "infer":
+        return _infer(*((800, 1088) if rest == "800" else (512, 512)))
+    if kind == "train":
+        return _train(512)
+    if kind == "nms":
+        return _nms(rest == "clustered")
+    return _roi_align(int(rest.split("_")[1]), gradient=row.endswith("grad"))
+
+
+def peak_memory():
+    """MiB that the device held at most, None on a CPU."""
+    statistics = jax.devices()[0].memory_stats()
+    return statistics and statistics["peak_bytes_in_use"] / 2**20
+
+
+def _infer(height, width):
+    config = person.get_config()
+    model = FasterRCNN(**config.model)
+    images = jax.device_put(inputs.pictures(1, height, width))
+    sizes = np.array([[height, width]], np.int32)
+    variables = jax.jit(lambda: model.init(jax.random.key(0), images, sizes, method="detect"))()
+    detect = jax.jit(lambda variables, images: model.apply(variables, images, sizes, method="detect"))
+    return lambda: jax.block_until_ready(detect(variables, images))
+
+
+def _train(side):
+    config = person.get_config()
+    model, update = FasterRCNN(**config.model), optimizer(config)
+    batch = {
+        "images": inputs.pictures(2, side, side),
+        "image_sizes": np.full((2, 2), side, np.int32),
+        "gt_boxes": inputs.true_boxes(2, 8, side, side),
+        "gt_labels": np.zeros((2, 8), np.int32),
+        "gt_valid": np.ones((2, 8), bool),
+        "image_ids": np.arange(2),
+    }
+    batch = put_batch(batch, data_mesh())
+    step = functools.partial(train_step, model=model, optimizer=update, config=config)
+    step = jax.jit(step, donate_argnums=(0,))
+    state = jax.jit(lambda: create_state(model, update, config))()
+
+    def run():
+        nonlocal state
+        state, metrics = step(state, batch)
+        jax.block_until_ready((state, metrics))
+
+    return run
+
+
+def _roi_align(count, gradient):
+    features, boxes = jax.device_put((inputs.pyramid(), inputs.proposals(count)))
+
+    def forward(features, boxes):
+        return pyramid_roi_align(features, boxes, inputs.STRIDES)
+
+    def both(features, boxes, cotangent):
+        crops, backward = jax.vjp(lambda features: forward(features, boxes), features)
+        return crops, backward(cotangent)
+
+    if not gradient:
+        run = jax.jit(forward)
+        return lambda: jax.block_until_ready(run(features, boxes))
+    run, cotangent = jax.jit(both), np.ones((count, 7, 7, 256), np.float32)
+    return lambda: jax.block_until_ready(run(features, boxes, cotangent))
+
+
+def _nms(clustered):
+    boxes, scores = jax.device_put(inputs.level_boxes(clustered))
+    valid = np.ones(scores.shape, bool)
+    run = jax.jit(jax.vmap(lambda boxes, scores, valid: nms(boxes, scores, valid, 0.7, 1000)))
+    return lambda: jax.block_until_ready(run(boxes, scores, valid))

@@ -1,0 +1,128 @@
+"""How fast the parts and the whole are, beside torchvision where that is installed.
+
+    python -m benchmarks.run                              every row
+    python -m benchmarks.run roi_align_512 nms_spread     some
+    python -m benchmarks.run --peer torchvision --json benchmark.json
+
+Each row runs in a process of its own: compiled or warmed up once, then timed. `units` are multiples of one product of two
+2048 x 2048 float32 matrices in NumPy, timed before and after, since machines drift. Weights are random, inputs fixed
+by seed. `memory` is the most that the process held (on an accelerator: that the device held).
+"""
+
+import argparse
+import importlib.util
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+ROWS = (
+    "infer_800",
+    "infer_512",
+    "train_512",
+    "roi_align_512",
+    "roi_align_512_grad",
+    "roi_align_1000_grad",
+    "nms_spread",
+    "nms_clustered",
+)
+LIBRARIES = ("jaxdet", "torchvision")
+
+
+def measure(library, row, repeats):
+    """One row as a dict: seconds (median, least, most), units, compilation in seconds, memory in MiB."""
+    if library == "jaxdet":
+        from benchmarks import rows
+    else:
+        from benchmarks import rows_torchvision as rows
+    before = matmul_seconds()
+    started = time.perf_counter()
+    run = rows.build(row)  # a function without arguments that returns when its work is done
+    run()
+    first = time.perf_counter() - started
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - started)
+    after = matmul_seconds()
+    median = statistics.median(seconds)
+    return {
+        "row": row,
+        "library": library,
+        "median_s": median,
+        "least_s": min(seconds),
+        "most_s": max(seconds),
+        "unit_s": (before + after) / 2,
+        "units": median / ((before + after) / 2),
+        "compile_s": first - median,
+        "memory_mib": rows.peak_memory() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def matmul_seconds():
+    """One unit: the median of several products."""
+    a = np.random.default_rng(0).standard_normal((2048, 2048), dtype=np.float32)
+    seconds = []
+    for _ in range(7):
+        started = time.perf_counter()
+        a @ a
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all where none is given"
+    )
+    parser.add_argument("--peer", choices=LIBRARIES[1:], help="time this library in the same run")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers there as well")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--measure", choices=LIBRARIES, help=argparse.SUPPRESS)  # in the process of one row
+    options = parser.parse_args()
+    unknown = [row for row in options.rows if row not in ROWS]
+    if unknown:
+        parser.error(f"no row {', '.join(unknown)}; there are {', '.join(ROWS)}")
+    if options.measure:
+        print(json.dumps(measure(options.measure, options.rows[0], options.repeats)))
+        return
+    libraries = ["jaxdet"]
+    if options.peer:
+        if importlib.util.find_spec(options.peer):
+            libraries.append(options.peer)
+        else:
+            print(f"{options.peer} is not installed: jaxdet alone")
+    results = []
+    print(
+        f"{'row':20} {'library':12} {'median':>9} {'spread':>19} {'units':>7} {'compile':>9} {'memory':>10}"
+    )
+    for row in options.rows or ROWS:
+        for library in libraries:
+            command = [sys.executable, "-m", "benchmarks.run", row, "--measure", library]
+            done = subprocess.run(
+                [*command, "--repeats", str(options.repeats)], stdout=subprocess.PIPE, text=True
+            )
+            if done.returncode:
+                sys.exit(f"{library} {row} failed with exit code {done.returncode}")
+            result = json.loads(done.stdout.splitlines()[-1])
+            results.append(result)
+            median, least, most = (1000 * result[name] for name in ("median_s", "least_s", "most_s"))
+            print(
+                f"{row:20} {library:12} {median:6.0f} ms {least:7.0f}..{most:.0f} ms {result['units']:8.2f} "
+                f"{result['compile_s']:7.1f} s {result['memory_mib']:6.0f} MiB",
+                flush=True,
+            )
+            if options.json:
+                with open(options.json, "w") as file:
+                    json.dump(results, file, indent=2)
+
+
+if __name__ == "__main__":
+    main()
