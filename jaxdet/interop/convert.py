@@ -86,7 +86,9 @@ def convert(library, source, output, config, classes=(), inputs=None, norm_epsil
             raise ValueError(f"{source} does not fit:\n  of the classifier there is {ignored} alone")
         if classifier["weight"] != (*classifier["bias"], channels):
             shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in unread.items())
-            raise ValueError(f"{source} does not fit:\n  {shapes}, expected weight [n, {channels}] and bias [n]")
+            raise ValueError(
+                f"{source} does not fit:\n  {shapes}, expected weight [n, {channels}] and bias [n]"
+            )
     detectron2.check_constants(source, fixed, config)
     variables, rest = from_torch(arrays, expected, config, theirs)
     unread |= rest

@@ -166,9 +166,9 @@ def test_presets_are_stored_beside(golden, tmp_path):
     assert not any("box_head" in path for path in flatten_dict(load_variables(tmp_path / "run")))
 
 
-def test_pixels_to_detections_are_torchvisions(shared, tmp_path):
+def test_pixels_to_detections_are_torchvisions(golden, tmp_path):
     """Their file, the command, `jaxdet.load`, a picture that is resized on the way, boxes in its own pixels."""
-    reference = Reference(shared / "golden", "tv_resnet18")
+    reference = Reference(golden, "tv_resnet18")
     save_file(reference.arrays, tmp_path / "there.safetensors")
     config, z, given = person.get_config(), reference.values, reference.config
     config.model.rpn.pre_nms_topk = (given["pre_nms_topk"],) * 2

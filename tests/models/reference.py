@@ -1,7 +1,8 @@
 """The published detectors of the reference values, rebuilt by the converter from their parameters' formula."""
 
-import importlib.util
 import json
+import math
+import zlib
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -17,6 +18,50 @@ NAMES = {
     "tv_resnet50": "names_tv_fasterrcnn_resnet50_fpn.json",
     "d2_resnet50": "names_d2_R50_FPN.json",
 }
+
+
+# Factors of parameters by the end of their names: they keep activations bounded and spread what is compared.
+GAINS = {
+    "tv_resnet18": {
+        ".bn2.weight": 0.3,
+        "cls_logits.weight": 0.4,
+        "rpn.head.bbox_pred.weight": 0.07,
+        "cls_score.weight": 0.5,
+        "box_predictor.bbox_pred.weight": 0.25,
+    },
+    "tv_resnet50": {
+        ".bn3.weight": 0.3,
+        "cls_logits.weight": 0.15,
+        "rpn.head.bbox_pred.weight": 0.03,
+        "cls_score.weight": 0.3,
+        "box_predictor.bbox_pred.weight": 0.12,
+    },
+    "d2_resnet50": {
+        ".conv3.norm.weight": 0.3,
+        "stem.conv1.weight": 1 / 64,
+        "objectness_logits.weight": 0.3,
+        "anchor_deltas.weight": 0.03,
+        "cls_score.weight": 0.2,
+        "box_predictor.bbox_pred.weight": 0.2,
+    },
+}
+
+
+def parameter(name, shape, model, seed):
+    """What a reference model has under a name: a pure function of name, shape and seed, in float32."""
+    rng = np.random.default_rng(zlib.crc32(name.encode(), seed))
+    if name.endswith("num_batches_tracked"):
+        return np.zeros(shape, np.int64)
+    if name.endswith("running_var"):
+        value = rng.uniform(0.5, 1.5, shape)
+    elif name.endswith(("running_mean", ".bias")):
+        value = 0.1 * rng.standard_normal(shape)
+    elif len(shape) == 1:
+        value = np.maximum(0.5, 1 + 0.1 * rng.standard_normal(shape))
+    else:
+        value = rng.standard_normal(shape) * math.sqrt(2 / math.prod(shape[1:]))
+    gains = (gain for end, gain in GAINS[model].items() if name.endswith(end))
+    return (value * next(gains, 1.0)).astype(np.float32)
 
 
 def settings(model, config):
@@ -51,12 +96,9 @@ class Reference:
         ours = settings(name, self.config)
         self.settings = ours.model
         self.model = FasterRCNN(**self.settings)
-        spec = importlib.util.spec_from_file_location("formula", folder / "formula.py")
-        formula = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(formula)
         entries = json.loads((folder / NAMES[name]).read_text())["entries"]
         self.arrays = {
-            entry: formula.parameter(entry, self._shape(entry, shape), name, self.config["weights_seed"])
+            entry: parameter(entry, self._shape(entry, shape), name, self.config["weights_seed"])
             for entry, shape in entries
         }
         theirs = torchvision if name.startswith("tv") else detectron2

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from jaxdet.evaluation.run import original_boxes
 from tests.models import tiny
 from tests.models.reference import Reference
 
@@ -19,8 +20,8 @@ MODELS = (
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def reference(request, shared):
-    return Reference(shared / "golden", request.param)
+def reference(request, golden):
+    return Reference(golden, request.param)
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +133,19 @@ def test_detections(reference, result, image):
     np.testing.assert_array_equal(found.labels[image, :count], z[f"detections{image}/labels"])
     np.testing.assert_allclose(found.scores[image, :count], z[f"detections{image}/scores"], atol=1e-4)
     np.testing.assert_allclose(found.boxes[image, :count], z[f"detections{image}/boxes"], atol=1e-2)
+
+
+@pytest.mark.parametrize("image", [0, 1])
+def test_detections_in_the_original_picture(reference, result, image):
+    """detectron2 scales boxes to the sizes that it is given; those that come out empty it drops."""
+    z, found = reference.values, result["stages"].roi
+    if f"original{image}/boxes" not in z:
+        pytest.skip("torchvision's file has none")
+    size = z["original_sizes"][image]
+    boxes = found.boxes[image, found.valid[image]]
+    boxes = original_boxes(boxes, z["image_sizes"][image] / size, size)
+    kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    np.testing.assert_allclose(boxes[kept], z[f"original{image}/boxes"], atol=2e-2)
 
 
 def test_losses(reference, result):
