@@ -67,6 +67,49 @@ def test_there_and_back_is_the_identity(golden, tmp_path, model):
         np.testing.assert_array_equal(value, arrays[name], err_msg=name)
 
 
+def classifier_entries(depth):
+    """Names and shapes of timm's and torchvision's ResNets, from the architecture."""
+    blocks = {34: (3, 4, 6, 3), 101: (3, 4, 23, 3)}[depth]
+    expansion = 4 if depth > 34 else 1
+    entries, channels = [("conv1.weight", (64, 3, 7, 7)), ("bn1", 64)], 64
+    for stage, count in enumerate(blocks):
+        width = 64 * 2**stage
+        for block in range(count):
+            name = f"layer{stage + 1}.{block}"
+            sides = (1, 3, 1) if expansion > 1 else (3, 3)
+            outputs = (width, width, 4 * width) if expansion > 1 else (width, width)
+            inputs = (channels, *outputs[:-1])
+            for i, (side, before, after) in enumerate(zip(sides, inputs, outputs, strict=True), start=1):
+                entries += [(f"{name}.conv{i}.weight", (after, before, side, side)), (f"{name}.bn{i}", after)]
+            if block == 0 and channels != outputs[-1]:
+                entries += [
+                    (f"{name}.downsample.0.weight", (outputs[-1], channels, 1, 1)),
+                    (f"{name}.downsample.1", outputs[-1]),
+                ]
+            channels = outputs[-1]
+    entries += [("fc.weight", (1000, channels)), ("fc.bias", (1000,))]
+    parts = ("weight", "bias", "running_mean", "running_var")
+    norms = {f"{n}.{part}": (s,) for n, s in entries if isinstance(s, int) for part in parts}
+    return {n: s for n, s in entries if not isinstance(s, int)} | norms
+
+
+@pytest.mark.parametrize("depth", [34, 101])
+def test_other_depths(tmp_path, depth):
+    rng = np.random.default_rng(depth)
+    arrays = {
+        name: rng.standard_normal(shape, dtype=np.float32)
+        for name, shape in classifier_entries(depth).items()
+    }
+    save_file(arrays, tmp_path / "there.safetensors")
+    report = convert("timm", tmp_path / "there.safetensors", tmp_path / "run", person.get_config())
+    assert f"ResNet-{depth}: a backbone" in report
+    export("torchvision", tmp_path / "run", tmp_path / "back.safetensors")
+    back = load_file(tmp_path / "back.safetensors")
+    assert back.keys() == arrays.keys()
+    for name, value in back.items():
+        np.testing.assert_array_equal(value, arrays[name], err_msg=name)
+
+
 def test_names_of_older_files(golden, tmp_path):
     old = json.loads((golden / "names_tv_fasterrcnn_resnet50_fpn.json").read_text())["old_names"]
     arrays = arrays_of(golden, "tv_fasterrcnn_resnet18_fpn")
