@@ -5,11 +5,12 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxdet.command_line import parse_flags
+from jaxdet.command_line import define_cluster_flags, parse_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, FILE[:ARGS].", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 PICTURES = flags.DEFINE_integer("pictures", 24, "How many pictures of the split to draw.", lower_bound=0)
+JOIN_CLUSTER = define_cluster_flags()
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -18,6 +19,7 @@ def main(_):
 
     logging.set_verbosity(logging.ERROR)  # Orbax warns that it only reads
     try:
+        JOIN_CLUSTER()
         evaluate_run(CONFIG.value, WORKDIR.value, PICTURES.value)
     except (OSError, ValueError) as error:
         sys.exit(f"eval.py: {error}")

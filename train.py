@@ -5,10 +5,11 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxdet.command_line import parse_flags
+from jaxdet.command_line import define_cluster_flags, parse_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, FILE[:ARGS].", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; an existing one is gone on with.")
+JOIN_CLUSTER = define_cluster_flags()
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -17,6 +18,7 @@ def main(_):
 
     logging.set_verbosity(logging.ERROR)  # Orbax reports every file it touches
     try:
+        JOIN_CLUSTER()
         train(CONFIG.value, WORKDIR.value)
     except (OSError, ValueError, FloatingPointError) as error:
         sys.exit(f"train.py: {error}")

@@ -11,7 +11,7 @@ import runpy
 
 import jax
 
-from jaxdet.mesh import data_mesh
+from jaxdet.mesh import device_mesh, replicated
 from jaxdet.models import FasterRCNN
 from jaxdet.training.optimizer import optimizer
 from jaxdet.training.step import create_state, train_step
@@ -36,7 +36,8 @@ def main():
         state = jax.eval_shape(functools.partial(create_state, model, update, config))
         step = functools.partial(train_step, model=model, optimizer=update, config=config)
         sizes = [shape], options.batch, 16, config.data.train.resizing
-        compiled = compile_shapes("training", step, state, *sizes, data_mesh())[shape]
+        mesh = device_mesh()
+        compiled = compile_shapes("training", step, state, *sizes, mesh, replicated(mesh))[shape]
         temporary = compiled.memory_analysis().temp_size_in_bytes
         kept = [
             sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks import inputs
 from configs import person
-from jaxdet.mesh import data_mesh, put_batch
+from jaxdet.mesh import device_mesh, put_batch
 from jaxdet.models import FasterRCNN
 from jaxdet.ops.nms import nms
 from jaxdet.ops.roi_align import pyramid_roi_align
@@ -53,8 +53,9 @@ def _train(side):
         "gt_labels": np.zeros((2, 8), np.int32),
         "gt_valid": np.ones((2, 8), bool),
         "image_ids": np.arange(2),
+        "scales": np.ones((2, 2), np.float32),
     }
-    batch = put_batch(batch, data_mesh())
+    batch = put_batch(batch, device_mesh())
     step = functools.partial(train_step, model=model, optimizer=update, config=config)
     step = jax.jit(step, donate_argnums=(0,))
     state = jax.jit(lambda: create_state(model, update, config))()

@@ -9,6 +9,8 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
+from jaxdet.mesh import device_mesh, replicated
+
 
 class Checkpoints:
     """The folder `checkpoints` of a workdir. Keeps the last `last` and the one with the highest "AP"."""
@@ -52,8 +54,12 @@ class Checkpoints:
         return self.manager.restore(step, args=ocp.args.StandardRestore(abstract))
 
     def restore_arrays(self, step):
-        """The state of `step` as nested dicts of arrays on the first device, however it was saved."""
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        """The state of `step` as nested dicts of arrays, however it was saved.
+
+        On the first device, or whole on every device where there are several processes.
+        """
+        several = jax.process_count() > 1
+        device = replicated(device_mesh()) if several else jax.sharding.SingleDeviceSharding(jax.devices()[0])
         saved = self.manager.item_metadata(step)
         like = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=device), saved)
         return self.manager.restore(step, args=ocp.args.StandardRestore(like))

@@ -10,6 +10,26 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 
+def define_cluster_flags():
+    """Flags of a process that is one of several; returns a function that joins the others as they say."""
+    distributed = flags.DEFINE_bool(
+        "distributed", False, "One process of several, as the cluster's own variables tell JAX."
+    )
+    coordinator = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, of several processes.")
+    processes = flags.DEFINE_integer("processes", None, "How many processes there are.", lower_bound=1)
+    process = flags.DEFINE_integer("process", None, "Which of them this one is, from 0.", lower_bound=0)
+    heartbeat = flags.DEFINE_integer(
+        "heartbeat_seconds", 100, "A process silent for so long is dead, and the others end.", lower_bound=1
+    )
+
+    def join():
+        from jaxdet.mesh import join_cluster  # after the flags: a misspelt one answers at once
+
+        join_cluster(distributed.value, coordinator.value, processes.value, process.value, heartbeat.value)
+
+    return join
+
+
 def parse_flags(argv):
     """absl's parser, for `app.run`; exits with the nearest keys where an override names one that the config lacks."""
     kept = [argument for argument in argv if argument.lstrip("-") != "config.model.roi_head=None"]

@@ -70,6 +70,7 @@ RULES = {
     "train.steps": ("at least 1", lambda v: v >= 1),
     "train.batch_size": ("at least 1", lambda v: v >= 1),
     "train.accumulation": ("at least 1", lambda v: v >= 1),
+    "train.shard_parameters": ("at least 1", lambda v: v >= 1),
     "train.log_every": ("at least 1", lambda v: v >= 1),
     "train.evaluate_every": ("at least 1", lambda v: v >= 1),
     "train.checkpoint_every": ("at least 1", lambda v: v >= 1),
@@ -147,7 +148,7 @@ def check_same_state(before, now, workdir):
 
 
 def compare_configs(workdir, config, resuming):
-    """Writes W/config.json; where a run goes on, first names each key that differs from the one it was started with.
+    """Where a run goes on, names each key that differs from the config it was started with, W/config.json.
 
     Raises ValueError where the model, the kind of optimiser or the use of averaged parameters differs. Everything else
     may change on the way and counts from here on.
@@ -161,6 +162,11 @@ def compare_configs(workdir, config, resuming):
         if changed:
             print("the config changed since this run was started; from here on")
             print("\n".join(f"  config.{key}: {change}" for key, change in changed.items()))
+
+
+def write_config(workdir, config):
+    """Writes W/config.json, whole or not at all."""
+    path = pathlib.Path(workdir) / "config.json"
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
     os.replace(partial, path)

@@ -14,7 +14,7 @@ from jaxdet.data import pipeline
 from jaxdet.data.coco import summary
 from jaxdet.detector import check_detects, load_categories, load_config, load_variables
 from jaxdet.evaluation import run as evaluation
-from jaxdet.mesh import data_mesh, put_batch, replicated
+from jaxdet.mesh import device_mesh, is_first, put_batch, replicated, wait_for_all
 from jaxdet.models import FasterRCNN
 
 
@@ -31,12 +31,15 @@ def evaluate_run(config, workdir, pictures=0):
     source = pipeline.open_source(config.data.val, config.data.categories or None)
     print(f"val: {summary(source)}")
     check_categories(config, source, load_categories(workdir))
-    mesh = data_mesh()
+    mesh = device_mesh()
     variables = load_variables(workdir)
     check_detects(variables)
     variables = jax.device_put(variables, replicated(mesh))
     validation = Validation(config, FasterRCNN(**config.model), source, pipeline.max_boxes(source), mesh)
     results, _ = validation(variables)
+    wait_for_all("evaluated")
+    if not is_first():
+        return results
     print(evaluation.results_table(results))
     print(f"compiled {len(validation.compiled)} shapes for evaluation")
     detections = validation.found.get("roi", validation.found["rpn"])
@@ -101,23 +104,35 @@ class Validation:
             key = jax.random.key(self.config.seed)
             self.compiled = compile_shapes(
                 "evaluation",
-                lambda variables, batch: evaluate(variables, batch, key),
+                lambda variables, batch: (
+                    *evaluate(variables, batch, key),
+                    batch["image_sizes"],
+                    batch["scales"],
+                ),
                 variables,
                 self.batches.shapes,
                 self.batches.batch_size,
                 self.boxes,
                 self.config.data.val.resizing,
                 self.mesh,
+                replicated(self.mesh),  # every process then has what all of them found
             )
         losses = []
 
-        def stages_of(batch):
-            stages, part = self.compiled[batch["images"].shape[1:3]](variables, put_batch(batch, self.mesh))
-            losses.append((np.count_nonzero(batch["image_sizes"][:, 0]), part))
-            return stages
+        def stages_of(read):
+            for image_ids, batch in zip(self.batches.image_ids(), read, strict=True):
+                arrays = put_batch(batch, self.mesh)
+                stages, part, sizes, scales = self.compiled[batch["images"].shape[1:3]](variables, arrays)
+                rows = {
+                    "image_ids": image_ids,
+                    "image_sizes": np.asarray(sizes),
+                    "scales": np.asarray(scales),
+                }
+                losses.append((np.count_nonzero(rows["image_sizes"][:, 0]), part))
+                yield rows, stages
 
-        read = self.batches.read(self.config.data.workers)
-        found, seen, unreadable = evaluation.collect(read, stages_of, self.source)
+        read = self.batches.read(self.config.data.workers, jax.process_index(), jax.process_count())
+        found, seen, unreadable = evaluation.collect(stages_of(read), self.source)
         read.close()
         if unreadable:
             print(f"{len(unreadable)} pictures do not decode: image ids {unreadable[:10]}")
@@ -129,14 +144,15 @@ class Validation:
         return evaluation.summarize(self.source, found, seen), means | {"loss": sum(means.values())}
 
 
-def compile_shapes(purpose, function, first, shapes, batch_size, boxes, resizing, mesh):
+def compile_shapes(purpose, function, first, shapes, batch_size, boxes, resizing, mesh, out_shardings):
     """One executable a batch shape: {(H, W): compiled(first, batch)}. They can never compile again."""
-    compiled = {}
+    compiled, local = {}, batch_size // jax.process_count()
     for shape in shapes:
         started = time.perf_counter()
-        example = put_batch(pipeline.empty_batch(batch_size, shape, boxes, resizing), mesh)
+        example = put_batch(pipeline.empty_batch(local, shape, boxes, resizing), mesh)
         donate = (0,) if purpose == "training" else ()
-        compiled[shape] = jax.jit(function, donate_argnums=donate).lower(first, example).compile()
+        jitted = jax.jit(function, donate_argnums=donate, out_shardings=out_shardings)
+        compiled[shape] = jitted.lower(first, example).compile()
         print(f"compiled {purpose} for {shape[0]}x{shape[1]} in {time.perf_counter() - started:.1f} s")
     return compiled
 

@@ -125,7 +125,7 @@ def shared_executables(config):
     def shared(purpose, function, first, shapes, batch_size, boxes, *more):
         if purpose == "training" and int(first.step) == 0:
             _states[same] = jax.device_get(first)
-        key = purpose, shapes, batch_size, boxes, more, same
+        key = purpose, shapes, batch_size, boxes, more[:2], same
         if key not in _executables:
             _executables[key] = compile_shapes(purpose, function, first, shapes, batch_size, boxes, *more)
         return _executables[key]
@@ -210,4 +210,4 @@ def training_batches(config):
 
 def device_batch(batch):
     """The part of a batch that the device sees."""
-    return mesh.put_batch(batch, mesh.data_mesh())
+    return mesh.put_batch(batch, mesh.device_mesh())

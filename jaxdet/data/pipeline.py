@@ -222,12 +222,20 @@ class EvaluationBatches:
     def __len__(self):
         return len(self.slots) // self.batch_size
 
-    def read(self, workers):
-        """Iterator over the batches; its `close()` ends the workers."""
-        dataset = grain.MapDataset.range(len(self.slots))
-        return _iterate(
-            dataset.map(lambda i: self.loader.evaluation_slot(*self.slots[i])), self.batch_size, workers
-        )
+    def image_ids(self):
+        """Ids of the pictures of each batch, -1 for padding: int64 [batches, batch_size]."""
+        ids = [-1 if index < 0 else self.loader.source.image_ids[index] for _, index in self.slots]
+        return np.array(ids, np.int64).reshape(len(self), self.batch_size)
+
+    def read(self, workers, shard=0, shards=1):
+        """Iterator over the batches; host `shard` of `shards` reads its part of each. Its `close()` ends the workers."""
+        local = self.batch_size // shards
+
+        def load(flat):
+            batch, slot = divmod(flat, local)
+            return self.loader.evaluation_slot(*self.slots[batch * self.batch_size + shard * local + slot])
+
+        return _iterate(grain.MapDataset.range(len(self) * local).map(load), local, workers)
 
 
 def _iterate(dataset, batch_size, workers):

@@ -7,10 +7,11 @@ from jaxdet.evaluation.coco import evaluate, proposal_recall, table, to_results
 ONE_CATEGORY = ({"id": 1, "name": "object"},)
 
 
-def collect(batches, stages_of, source):
-    """Runs every batch and gathers what each stage found.
+def collect(batches, source):
+    """Gathers what each stage found.
 
-    batches: iterator of data.pipeline batches; stages_of: batch -> models.Stages with arrays of that batch.
+    batches: iterator of pairs, a dict with "image_ids", "image_sizes" and "scales" of a batch (see data.pipeline), and
+    the models.Stages of that batch.
     Returns {"roi" (where there is a box head), "rpn", "proposals"}: the first in COCO's result format with the data
     set's ids, the proposals as {image id: (boxes, scores)}. The RPN tells no categories apart: with several, all it finds
     is of one category "object". Also the list of image ids seen and of those that did not decode. Boxes are scaled back
@@ -19,8 +20,8 @@ def collect(batches, stages_of, source):
     sizes = dict(zip(source.image_ids.tolist(), source.sizes, strict=True))
     found = {"roi": [], "rpn": [], "proposals": {}}
     seen, unreadable = [], []
-    for batch in batches:
-        stages = {name: value for name, value in stages_of(batch)._asdict().items() if value is not None}
+    for batch, stages in batches:
+        stages = {name: value for name, value in stages._asdict().items() if value is not None}
         stages = {name: type(value)(*map(np.asarray, value)) for name, value in stages.items()}
         for row, image_id in enumerate(batch["image_ids"].tolist()):
             if image_id < 0:

@@ -9,19 +9,21 @@ import functools
 import json
 import os
 import pathlib
+import sys
 import time
 
 import jax
 
 from jaxdet.checkpoint import Checkpoints
-from jaxdet.config import check_config, compare_configs
+from jaxdet.config import check_config, compare_configs, write_config
 from jaxdet.data import pipeline
 from jaxdet.data.coco import summary
 from jaxdet.evaluation.run import results_table
-from jaxdet.mesh import data_mesh, put_batch, replicated
+from jaxdet.mesh import device_mesh, is_first, put_batch, replicated, state_sharding, wait_for_all
 from jaxdet.models import FasterRCNN
 from jaxdet.training.metrics import MetricsLog, Progress
 from jaxdet.training.optimizer import optimizer, peak_rate
+from jaxdet.training.preemption import PREEMPTED, Preemption
 from jaxdet.training.start import start_from
 from jaxdet.training.step import create_state, train_step
 from jaxdet.validation import Validation, check_categories, compile_shapes
@@ -37,7 +39,7 @@ def train(config, workdir):
     workdir = pathlib.Path(workdir)
     # ---- config and data, checked before anything is written ---------------------------------------------------------
     check_config(config)
-    mesh = data_mesh()
+    mesh = device_mesh(config.train.shard_parameters)
     if config.train.batch_size % (mesh.size * config.train.accumulation):
         raise ValueError(
             f"train.batch_size {config.train.batch_size} does not divide into {config.train.accumulation} parts "
@@ -55,8 +57,11 @@ def train(config, workdir):
             f"{workdir} holds a converted model; start from it in another workdir with config.init_from={workdir}"
         )
     compare_configs(workdir, config, resuming=checkpoints.latest_step() is not None)
-    write_skipped(workdir, train=train_source, val=val_source)
-    (workdir / "categories.json").write_text(json.dumps(train_source.categories) + "\n")
+    wait_for_all("compared")
+    if is_first():
+        write_config(workdir, config)
+        write_skipped(workdir, train=train_source, val=val_source)
+        (workdir / "categories.json").write_text(json.dumps(train_source.categories) + "\n")
 
     boxes = pipeline.max_boxes(train_source, val_source)
     batches = pipeline.TrainingBatches(
@@ -66,17 +71,20 @@ def train(config, workdir):
     # ---- model and state ---------------------------------------------------------------------------------------------
     model = FasterRCNN(**config.model)
     update = optimizer(config)
-    create = jax.jit(lambda: create_state(model, update, config), out_shardings=replicated(mesh))
+    fresh = functools.partial(create_state, model, update, config)
+    shardings = state_sharding(mesh, jax.eval_shape(fresh))
+    create = jax.jit(fresh, out_shardings=shardings)
     if checkpoints.latest_step() is None:
         state = create()
         if config.init_from:
             state, report = start_from(config.init_from, state, config, train_source.categories)
-            state = jax.device_put(state, replicated(mesh))
+            state = jax.device_put(state, shardings)
             print(report)
     else:
         like = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),
-            jax.eval_shape(create),
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            jax.eval_shape(fresh),
+            shardings,
         )
         state = checkpoints.restore(checkpoints.latest_step(), like)
         print(f"going on from step {int(state.step)} of {workdir}")
@@ -93,13 +101,18 @@ def train(config, workdir):
     # ---- every training shape compiled before the first step; evaluation compiles when it first runs -----------------
     step = functools.partial(train_step, model=model, optimizer=update, config=config)
     size, resizing = config.train.batch_size, config.data.train.resizing
-    steps = compile_shapes("training", step, state, batches.shapes, size, boxes, resizing, mesh)
+    steps = compile_shapes(
+        "training", step, state, batches.shapes, size, boxes, resizing, mesh, (shardings, replicated(mesh))
+    )
     validation = Validation(config, model, val_source, boxes, mesh)
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
-    log, progress = MetricsLog(workdir, start), Progress(start, config.train.steps)
-    read = batches.read(start, config.train.steps, config.data.workers)
+    log, progress = MetricsLog(workdir, start, is_first()), Progress(start, config.train.steps, is_first())
+    read = batches.read(
+        start, config.train.steps, config.data.workers, jax.process_index(), jax.process_count()
+    )
     pending, lost = None, set()
+    preempted = Preemption()
     try:
         for number in range(start + 1, config.train.steps + 1):
             waiting = time.perf_counter()
@@ -131,10 +144,16 @@ def train(config, workdir):
                 average_precision = results.get("roi", results["rpn"])["AP"]
                 log.write(number, flat_results(results) | {f"val/{name}": v for name, v in losses.items()})
                 progress.bar.write(f"step {number}\n{results_table(results)}")
-            if saves:
+            stops = preempted(number)
+            if saves or stops:
                 checkpoints.save(number, state, average_precision)
                 progress.pause()
+            if stops and not last:
+                check_finite(*pending)
+                print(f"stopped on SIGTERM with step {number} saved; start again to go on")
+                sys.exit(PREEMPTED)
     finally:
+        preempted.close()
         read.close()
         progress.close()
         log.close()

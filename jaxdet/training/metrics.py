@@ -13,10 +13,13 @@ class MetricsLog:
     """Lines of W/metrics.jsonl, one JSON object each with its "step", and the same as TensorBoard scalars.
 
     Going on from `step`, lines of later steps (of a run that died after its last checkpoint) are dropped, so that
-    each step stands there once.
+    each step stands there once. Without `active` nothing is written: that is left to another process.
     """
 
-    def __init__(self, workdir, step):
+    def __init__(self, workdir, step, active=True):
+        self.active = active
+        if not active:
+            return
         self.path = pathlib.Path(workdir) / "metrics.jsonl"
         if self.path.exists():
             kept = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
@@ -28,6 +31,8 @@ class MetricsLog:
 
     def write(self, step, values):
         """Appends one line; values: dict of name to float."""
+        if not self.active:
+            return
         self.file.write(json.dumps({"step": step} | values) + "\n")
         self.file.flush()
         for name, value in values.items():
@@ -35,6 +40,8 @@ class MetricsLog:
 
     def close(self):
         """Closes both."""
+        if not self.active:
+            return
         self.file.close()
         self.tensorboard.close()
 
@@ -50,9 +57,15 @@ def _step(line):
 class Progress:
     """The bar: loss, rate, step time, data time, time left. `lap` is called once a step."""
 
-    def __init__(self, start, steps):
+    def __init__(self, start, steps, active=True):
         self.bar = tqdm.tqdm(
-            initial=start, total=steps, unit="step", dynamic_ncols=True, mininterval=1.0, smoothing=0.05
+            disable=not active,
+            initial=start,
+            total=steps,
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=1.0,
+            smoothing=0.05,
         )
         self.last, self.step_time, self.data_time = time.perf_counter(), 0.0, 0.0
 

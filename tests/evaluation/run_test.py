@@ -46,7 +46,9 @@ def perfect_stages(batch, roi_head=True, images=None):
 def collect(split, categories, **settings):
     source = pipeline.open_source(split, categories)
     batches = pipeline.EvaluationBatches(source, split, 2, 8)
-    return source, run.collect(batches.read(0), lambda batch: perfect_stages(batch, **settings), source)
+    return source, run.collect(
+        ((batch, perfect_stages(batch, **settings)) for batch in batches.read(0)), source
+    )
 
 
 def test_perfect_detections_score_one(split):
@@ -122,7 +124,7 @@ def test_unreadable_pictures_are_seen_and_have_no_detections(split):
     for name in ("image_sizes", "gt_valid"):
         batches[0][name][0] = 0
     lost = int(batches[0]["image_ids"][0])
-    found, seen, unreadable = run.collect(batches, perfect_stages, source)
+    found, seen, unreadable = run.collect(((batch, perfect_stages(batch)) for batch in batches), source)
     assert unreadable == [lost] and sorted(seen) == list(tiny.VAL_IDS)
     assert lost not in found["proposals"] and lost not in {row["image_id"] for row in found["roi"]}
     assert run.summarize(source, found, seen)["images"] == 5
