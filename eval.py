@@ -23,6 +23,10 @@ def main(_):
         evaluate_run(CONFIG.value, WORKDIR.value, PICTURES.value)
     except (OSError, ValueError) as error:
         sys.exit(f"eval.py: {error}")
+    except RuntimeError as error:
+        from jaxdet.mesh import leave_cluster
+
+        leave_cluster(error)
 
 
 if __name__ == "__main__":

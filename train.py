@@ -22,6 +22,10 @@ def main(_):
         train(CONFIG.value, WORKDIR.value)
     except (OSError, ValueError, FloatingPointError) as error:
         sys.exit(f"train.py: {error}")
+    except RuntimeError as error:
+        from jaxdet.mesh import leave_cluster
+
+        leave_cluster(error)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,23 @@ def join_cluster(distributed=False, coordinator=None, processes=None, process=No
     else:
         return
     if not is_first():
-        sys.stdout = pathlib.Path(os.devnull).open("w")  # one voice is enough; errors still go to stderr
+        sys.stdout = pathlib.Path(os.devnull).open("w")  # noqa: SIM115 - one voice is enough; errors still go to stderr
+
+
+def leave_cluster(error):
+    """Ends this process for a RuntimeError of JAX, which is what the loss of another process looks like.
+
+    At once: an orderly end would wait for the one that is gone. Raises the error where there is no other process.
+    """
+    if jax.process_count() == 1:
+        raise error
+    print(
+        f"process {jax.process_index()} ends: {str(error).splitlines()[0]}\nWhere another process is gone, start all of them "
+        "again: they go on from the last checkpoint.",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
 
 
 def is_first():
