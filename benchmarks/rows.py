@@ -1,4 +1,4 @@
-"""jaxdet's side of benchmarks.run."""
+"""jaxdet's side of benchmarks.run. Each builder returns the work as a function without arguments that ends when it is done."""
 
 import functools
 
@@ -9,22 +9,10 @@ from benchmarks import inputs
 from configs import person
 from jaxdet.mesh import device_mesh, put_batch
 from jaxdet.models import FasterRCNN
-from jaxdet.ops.nms import nms
+from jaxdet.ops.nms import nms as suppress
 from jaxdet.ops.roi_align import pyramid_roi_align
 from jaxdet.training.optimizer import optimizer
 from jaxdet.training.step import create_state, train_step
-
-
-def build(row):
-    """The work of one row as a function without arguments that returns when it is done."""
-    kind, _, rest = row.partition("_")
-    if kind == "infer":
-        return _infer(*((800, 1088) if rest == "800" else (512, 512)))
-    if kind == "train":
-        return _train(512)
-    if kind == "nms":
-        return _nms(rest == "clustered")
-    return _roi_align(int(rest.split("_")[1]), gradient=row.endswith("grad"))
 
 
 def peak_memory():
@@ -33,7 +21,7 @@ def peak_memory():
     return statistics and statistics["peak_bytes_in_use"] / 2**20
 
 
-def _infer(height, width):
+def infer(height, width):
     config = person.get_config()
     model = FasterRCNN(**config.model)
     images = jax.device_put(inputs.pictures(1, height, width))
@@ -43,7 +31,7 @@ def _infer(height, width):
     return lambda: jax.block_until_ready(detect(variables, images))
 
 
-def _train(side):
+def train(side):
     config = person.get_config()
     model, update = FasterRCNN(**config.model), optimizer(config)
     batch = {
@@ -68,7 +56,7 @@ def _train(side):
     return run
 
 
-def _roi_align(count, gradient):
+def roi_align(count, gradient):
     features, boxes = jax.device_put((inputs.pyramid(), inputs.proposals(count)))
 
     def forward(features, boxes):
@@ -85,8 +73,8 @@ def _roi_align(count, gradient):
     return lambda: jax.block_until_ready(run(features, boxes, cotangent))
 
 
-def _nms(clustered):
+def nms(clustered):
     boxes, scores = jax.device_put(inputs.level_boxes(clustered))
     valid = np.ones(scores.shape, bool)
-    run = jax.jit(jax.vmap(lambda boxes, scores, valid: nms(boxes, scores, valid, 0.7, 1000)))
+    run = jax.jit(jax.vmap(lambda boxes, scores, valid: suppress(boxes, scores, valid, 0.7, 1000)))
     return lambda: jax.block_until_ready(run(boxes, scores, valid))

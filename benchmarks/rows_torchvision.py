@@ -1,4 +1,4 @@
-"""torchvision's side of benchmarks.run: the same work with its own functions and models."""
+"""torchvision's side of benchmarks.run: the same work with its own functions and models; see rows.py."""
 
 import functools
 
@@ -10,18 +10,6 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from benchmarks import inputs
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def build(row):
-    """The work of one row as a function without arguments that returns when it is done."""
-    kind, _, rest = row.partition("_")
-    if kind == "infer":
-        return _infer(*((800, 1088) if rest == "800" else (512, 512)))
-    if kind == "train":
-        return _train(512)
-    if kind == "nms":
-        return _nms(rest == "clustered")
-    return _roi_align(int(rest.split("_")[1]), gradient=row.endswith("grad"))
 
 
 def peak_memory():
@@ -58,7 +46,7 @@ def _pictures(count, height, width):
     return list(pictures.permute(0, 3, 1, 2).float() / 255)
 
 
-def _infer(height, width):
+def infer(height, width):
     model, pictures = _model(height, width).eval(), _pictures(1, height, width)
 
     @_finish
@@ -69,7 +57,7 @@ def _infer(height, width):
     return run
 
 
-def _train(side):
+def train(side):
     model, pictures = _model(side, side).train(), _pictures(2, side, side)
     labels = torch.ones(8, dtype=torch.int64, device=DEVICE)
     boxes = torch.from_numpy(inputs.true_boxes(2, 8, side, side)).to(DEVICE)
@@ -86,7 +74,7 @@ def _train(side):
     return run
 
 
-def _roi_align(count, gradient):
+def roi_align(count, gradient):
     levels = {
         str(i): torch.from_numpy(level).permute(2, 0, 1)[None].contiguous().to(DEVICE)
         for i, level in enumerate(inputs.pyramid())
@@ -105,7 +93,7 @@ def _roi_align(count, gradient):
     return run
 
 
-def _nms(clustered):
+def nms(clustered):
     boxes, scores = (torch.from_numpy(array).to(DEVICE) for array in inputs.level_boxes(clustered))
     levels = torch.arange(5, device=DEVICE).repeat_interleave(boxes.shape[1])
     boxes, scores = boxes.reshape(-1, 4), scores.reshape(-1)

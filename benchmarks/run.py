@@ -20,16 +20,17 @@ import time
 
 import numpy as np
 
-ROWS = (
-    "infer_800",
-    "infer_512",
-    "train_512",
-    "roi_align_512",
-    "roi_align_512_grad",
-    "roi_align_1000_grad",
-    "nms_spread",
-    "nms_clustered",
-)
+# row -> the function of rows.py that builds it, and its arguments
+ROWS = {
+    "infer_800": ("infer", 800, 1088),
+    "infer_512": ("infer", 512, 512),
+    "train_512": ("train", 512),
+    "roi_align_512": ("roi_align", 512, False),
+    "roi_align_512_grad": ("roi_align", 512, True),
+    "roi_align_1000_grad": ("roi_align", 1000, True),
+    "nms_spread": ("nms", False),
+    "nms_clustered": ("nms", True),
+}
 LIBRARIES = ("jaxdet", "torchvision")
 
 
@@ -41,7 +42,8 @@ def measure(library, row, repeats):
         from benchmarks import rows_torchvision as rows
     before = matmul_seconds()
     started = time.perf_counter()
-    run = rows.build(row)  # a function without arguments that returns when its work is done
+    build, *arguments = ROWS[row]
+    run = getattr(rows, build)(*arguments)
     run()
     first = time.perf_counter() - started
     seconds = []
