@@ -102,7 +102,7 @@ def test_a_config_that_is_not_there(tmp_path):
     printed = refused("train.py", "--config=configs/person_rpn.py:nobody", f"--workdir={tmp_path}")
     assert "configs.nobody" in printed
     printed = refused("train.py", "--config=configs/person.py:caffe", f"--workdir={tmp_path}")
-    assert "no preset 'caffe'; detectron2 or torchvision" in printed
+    assert "no preset 'caffe'; detectron2, torchvision, msra" in printed
 
 
 def test_the_second_stage_is_switched_off_by_a_flag(tiny_run, tiny_data):
