@@ -15,18 +15,18 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main(_):
+    from jaxdet.mesh import leave_cluster
     from jaxdet.validation import evaluate_run  # after the flags: a misspelt one answers at once
 
     logging.set_verbosity(logging.ERROR)  # Orbax warns that it only reads
     try:
         JOIN_CLUSTER()
-        evaluate_run(CONFIG.value, WORKDIR.value, PICTURES.value)
+        try:
+            evaluate_run(CONFIG.value, WORKDIR.value, PICTURES.value)
+        except Exception as error:
+            leave_cluster(error)  # raises it where this process is the only one
     except (OSError, ValueError) as error:
         sys.exit(f"eval.py: {error}")
-    except RuntimeError as error:
-        from jaxdet.mesh import leave_cluster
-
-        leave_cluster(error)
 
 
 if __name__ == "__main__":

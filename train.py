@@ -14,18 +14,18 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main(_):
+    from jaxdet.mesh import leave_cluster
     from jaxdet.training.loop import train  # after the flags: a misspelt one answers at once
 
     logging.set_verbosity(logging.ERROR)  # Orbax reports every file it touches
     try:
         JOIN_CLUSTER()
-        train(CONFIG.value, WORKDIR.value)
+        try:
+            train(CONFIG.value, WORKDIR.value)
+        except Exception as error:
+            leave_cluster(error)  # raises it where this process is the only one
     except (OSError, ValueError, FloatingPointError) as error:
         sys.exit(f"train.py: {error}")
-    except RuntimeError as error:
-        from jaxdet.mesh import leave_cluster
-
-        leave_cluster(error)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The flags of train.py and eval.py: an override that does not fit gets its answer in one line."""
+"""The flags of train.py and eval.py, and configs by their place: what does not fit gets its answer in one line."""
 
 import difflib
 import os

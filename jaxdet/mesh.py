@@ -7,6 +7,7 @@ over the axis `model`, which is as long as `train.shard_parameters`.
 import os
 import pathlib
 import sys
+import traceback
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ DEVICE_KEYS = ("images", "image_sizes", "gt_boxes", "gt_labels", "gt_valid", "im
 # How launchers tell a process that it is one of several: TPU pods, SLURM, Open MPI
 CLUSTERS = {
     "TPU_WORKER_HOSTNAMES": lambda hosts: "," in hosts,
-    "SLURM_NTASKS": lambda tasks: int(tasks) > 1,
+    "SLURM_STEP_NUM_TASKS": lambda tasks: int(tasks) > 1,
     "OMPI_COMM_WORLD_SIZE": lambda size: int(size) > 1,
 }
 
@@ -47,14 +48,16 @@ def join_cluster(distributed=False, coordinator=None, processes=None, process=No
 
 
 def leave_cluster(error):
-    """Ends this process for a RuntimeError of JAX, which is what the loss of another process looks like.
+    """Ends this process for an error: the loss of another process looks like a RuntimeError of JAX.
 
-    At once: an orderly end would wait for the one that is gone. Raises the error where there is no other process.
+    At once: an orderly end would wait for the others, who may be gone or wait for this one. Raises the error where there is
+    no other process.
     """
     if jax.process_count() == 1:
         raise error
+    traceback.print_exception(error)
     print(
-        f"process {jax.process_index()} ends: {str(error).splitlines()[0]}\nWhere another process is gone, start all of them "
+        f"process {jax.process_index()} ends: {error}\nWhere another process is gone, start all of them "
         "again: they go on from the last checkpoint.",
         file=sys.stderr,
         flush=True,
@@ -78,7 +81,8 @@ def device_mesh(model=1):
 
     Raises ValueError where the devices do not divide into such groups.
     """
-    devices = np.array(jax.devices())
+    # by process, since each of them holds consecutive rows of a batch
+    devices = np.array(sorted(jax.devices(), key=lambda device: (device.process_index, device.id)))
     if len(devices) % model:
         raise ValueError(
             f"config.train.shard_parameters is {model}, which does not divide {len(devices)} devices"

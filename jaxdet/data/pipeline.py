@@ -18,6 +18,7 @@ A batch is a dict of NumPy arrays:
 
 import functools
 import os
+import signal
 import threading
 import time
 
@@ -251,7 +252,11 @@ def _iterate(dataset, batch_size, workers):
 
 
 def _end_with_parent(*_):
-    """Run in a worker process: a thread ends it once the parent is gone. Without, those of a killed run stay forever."""
+    """Run in a worker process: a thread ends it once the parent is gone. Without, those of a killed run stay forever.
+
+    A SIGTERM to the whole group is for the parent, which still wants a batch or two.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parent = os.getppid()
 
     def watch():

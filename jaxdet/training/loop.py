@@ -34,7 +34,7 @@ def train(config, workdir):
 
     Returns the final TrainState. Raises ValueError or FileNotFoundError before the first step where config or data are
     wrong, and FloatingPointError, naming step and images, where a loss or gradient is not finite; the last checkpoint
-    is then from before.
+    is then from before. Told to end by SIGTERM it saves the step in hand and exits with PREEMPTED.
     """
     workdir = pathlib.Path(workdir)
     # ---- config and data, checked before anything is written ---------------------------------------------------------
@@ -145,11 +145,12 @@ def train(config, workdir):
                 log.write(number, flat_results(results) | {f"val/{name}": v for name, v in losses.items()})
                 progress.bar.write(f"step {number}\n{results_table(results)}")
             stops = preempted(number)
+            if stops and not saves:
+                check_finite(*pending)
             if saves or stops:
                 checkpoints.save(number, state, average_precision)
                 progress.pause()
             if stops and not last:
-                check_finite(*pending)
                 print(f"stopped on SIGTERM with step {number} saved; start again to go on")
                 sys.exit(PREEMPTED)
     finally:
