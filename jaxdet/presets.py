@@ -57,6 +57,23 @@ TORCHVISION = IMAGENET | {
     "optimizer.step_boundaries": (64_128, 88_176),
 }
 
+# The published detectors of both libraries, whatever config a file is converted with
+DETECTORS = {
+    "model.backbone.width": 64,
+    "model.fpn.channels": 256,
+    "model.fpn.norm": "",
+    "model.rpn.anchor_sizes": (32.0, 64.0, 128.0, 256.0, 512.0),
+    "model.rpn.anchor_ratios": (0.5, 1.0, 2.0),
+    "model.rpn.num_convs": 1,
+    "model.roi_head.num_convs": 0,
+    "model.roi_head.conv_norm": "",
+    "model.roi_head.num_fcs": 2,
+    "model.roi_head.hidden": 1024,
+    "model.roi_head.class_agnostic": False,
+    "model.roi_head.pool_size": 7,
+    "model.roi_head.box_weights": (10.0, 10.0, 5.0, 5.0),
+}
+
 
 def apply(config, preset):
     """Sets the keys of a preset, but for those of a box head where the config has none."""

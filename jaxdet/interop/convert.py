@@ -176,6 +176,7 @@ def _today(name):
 def _configure(config, library, theirs, shapes, whole, source):
     """Sets the keys that the library and the file decide."""
     config.model.backbone.norm, config.model.backbone.freeze_at = "frozen_batch_norm", 2
+    presets.apply(config, presets.DETECTORS)
     presets.apply(config, presets.DETECTRON2 if library == "detectron2" else presets.TORCHVISION)
     if whole:
         if config.model.roi_head is None and any(name.startswith("roi_heads.") for name in shapes):

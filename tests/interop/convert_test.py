@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 
 import jaxdet
-from configs import person, person_rpn
+from configs import person, person_rpn, person_small
 from jaxdet import __main__, presets
 from jaxdet.data.coco import choose_categories
 from jaxdet.data.tfds_layout import COCO_IDS, COCO_NAMES
@@ -300,6 +300,16 @@ def test_a_backbone_under_names_of_caffe2(golden, tmp_path):
     (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(content, 2))
     with pytest.raises(ValueError, match=r"lacks res4\.2\.conv2\.weight\n.*has res6\.0\.shortcut\.weight"):
         convert("detectron2", tmp_path / "R-50.pkl", tmp_path / "other", person.get_config())
+
+
+def test_the_config_does_not_decide_the_network(golden, tmp_path):
+    """person_small.py has other anchors, a narrower pyramid with norms and a smaller head; its pictures' sizes stay."""
+    save_file(arrays_of(golden, "tv_fasterrcnn_resnet18_fpn"), tmp_path / "file.safetensors")
+    for name, config in (("small", person_small.get_config()), ("full", person.get_config())):
+        convert("torchvision", tmp_path / "file.safetensors", tmp_path / name, config)
+    small, full = (load_config(tmp_path / name) for name in ("small", "full"))
+    assert small.model.fpn == full.model.fpn and small.model.rpn.anchor_sizes == full.model.rpn.anchor_sizes
+    assert small.model.roi_head.hidden == 1024 and small.data.val.short_sides == (256,)
 
 
 def test_what_older_detectors_hold_besides(golden, tmp_path):
