@@ -42,8 +42,17 @@ class Checkpoints:
         best = self.manager.best_step()
         return self.latest_step() if best is None else best
 
+    def is_evaluated(self, step):
+        """Whether the checkpoint of `step` knows its AP."""
+        return self.manager.metrics(step) is not None
+
     def save(self, step, state, average_precision=None):
-        """Writes the state at `step`; returns when it is whole on disk. `average_precision` where it was evaluated."""
+        """Writes the state at `step`, in the place of one saved before; returns when it is whole on disk.
+
+        `average_precision` where it was evaluated.
+        """
+        if step in self.manager.all_steps():
+            self.manager.delete(step)
         metrics = None if average_precision is None else {"AP": float(average_precision)}
         self.manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
         self.manager.wait_until_finished()

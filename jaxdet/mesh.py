@@ -76,13 +76,13 @@ def wait_for_all(what):
         multihost_utils.sync_global_devices(what)
 
 
-def device_mesh(model=1):
-    """A mesh of all devices, `model` of them sharing one copy of the parameters. The compiler places what a computation needs.
+def device_mesh(model=1, devices=None):
+    """A mesh of all devices or of those given, `model` of them sharing one copy of the parameters. The compiler places what a computation needs.
 
     Raises ValueError where the devices do not divide into such groups.
     """
     # by process, since each of them holds consecutive rows of a batch
-    devices = np.array(sorted(jax.devices(), key=lambda device: (device.process_index, device.id)))
+    devices = np.array(sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id)))
     if len(devices) % model:
         raise ValueError(
             f"config.train.shard_parameters is {model}, which does not divide {len(devices)} devices"

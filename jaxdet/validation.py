@@ -88,8 +88,15 @@ def draw_pictures(folder, source, detections, categories, count):
     return folder / "all.png"
 
 
+class Interrupted(Exception):
+    """An evaluation was told to end before it was through."""
+
+
 class Validation:
-    """Losses and COCO numbers over the whole validation split; compiled once a shape, on first use."""
+    """Losses and COCO numbers over the whole validation split; compiled once a shape, on first use.
+
+    Called with variables and `interrupted()`, asked before each batch: where it says yes, Interrupted is raised.
+    """
 
     def __init__(self, config, model, source, boxes, mesh):
         size = config.evaluation.batch_size
@@ -98,7 +105,7 @@ class Validation:
         self.config, self.model, self.source, self.boxes, self.mesh = config, model, source, boxes, mesh
         self.compiled = {}
 
-    def __call__(self, variables):
+    def __call__(self, variables, interrupted=lambda: False):
         if not self.compiled:
             evaluate = functools.partial(self.model.apply, method="evaluate")
             key = jax.random.key(self.config.seed)
@@ -121,6 +128,8 @@ class Validation:
 
         def stages_of(read):
             for image_ids, batch in zip(self.batches.image_ids(), read, strict=True):
+                if interrupted():
+                    raise Interrupted
                 arrays = put_batch(batch, self.mesh)
                 stages, part, sizes, scales = self.compiled[batch["images"].shape[1:3]](variables, arrays)
                 rows = {
@@ -132,8 +141,10 @@ class Validation:
                 yield rows, stages
 
         read = self.batches.read(self.config.data.workers, jax.process_index(), jax.process_count())
-        found, seen, unreadable = evaluation.collect(stages_of(read), self.source)
-        read.close()
+        try:
+            found, seen, unreadable = evaluation.collect(stages_of(read), self.source)
+        finally:
+            read.close()
         if unreadable:
             print(f"{len(unreadable)} pictures do not decode: image ids {unreadable[:10]}")
         images = max(sum(count for count, _ in losses), 1)
@@ -152,7 +163,8 @@ def compile_shapes(purpose, function, first, shapes, batch_size, boxes, resizing
         example = put_batch(pipeline.empty_batch(local, shape, boxes, resizing), mesh)
         donate = (0,) if purpose == "training" else ()
         jitted = jax.jit(function, donate_argnums=donate, out_shardings=out_shardings)
-        compiled[shape] = jitted.lower(first, example).compile()
+        with jax.set_mesh(mesh):
+            compiled[shape] = jitted.lower(first, example).compile()
         print(f"compiled {purpose} for {shape[0]}x{shape[1]} in {time.perf_counter() - started:.1f} s")
     return compiled
 

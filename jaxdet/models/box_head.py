@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdet.models.fpn import xavier_uniform
-from jaxdet.models.layers import Conv, Norm
+from jaxdet.models.layers import Conv, Norm, each_image
 from jaxdet.ops import boxes as box_ops
 from jaxdet.ops.losses import box_losses
 from jaxdet.ops.matching import match
@@ -59,7 +59,7 @@ class BoxHead(nn.Module):
                 level_epsilon=self.level_epsilon,
             )
 
-        x = jax.vmap(pool)(pyramid[: len(STRIDES)], boxes)
+        x = each_image(pool, pyramid[: len(STRIDES)], boxes)
         images, count = x.shape[:2]
         x = x.reshape(images * count, *x.shape[2:])
         for i in range(self.num_convs):
@@ -109,7 +109,7 @@ class BoxHead(nn.Module):
             return drawn_boxes, classes, gt_boxes[gt_index], drawn.valid
 
         truth = batch["gt_boxes"], batch["gt_labels"], batch["gt_valid"]
-        return jax.lax.stop_gradient(jax.vmap(one_image)(keys, boxes, valid, *truth))
+        return jax.lax.stop_gradient(each_image(one_image, keys, boxes, valid, *truth))
 
     @nn.nowrap
     def losses(self, class_logits, box_deltas, boxes, labels, gt_boxes, valid):

@@ -7,6 +7,7 @@
 Without a box head (`roi_head=None`) the RPN alone is the detector.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from ml_collections import ConfigDict
 
 from jaxdet.models.box_head import BoxHead
 from jaxdet.models.fpn import FPN
+from jaxdet.models.layers import each_image
 from jaxdet.models.resnet import ResNet, is_frozen
 from jaxdet.models.rpn import RPN
 from jaxdet.ops import boxes as box_ops
@@ -138,7 +140,7 @@ class FasterRCNN(nn.Module):
         boxes, scores, valid = self.rpn_head.propose(logits, deltas, anchors, image_sizes, train=False)
         boxes = jnp.where(valid[..., None], boxes, 0.0)
         scores = jnp.where(valid, jax.nn.sigmoid(scores), 0.0)
-        final = jax.vmap(lambda *image: final_stage(*image, **self.test))
+        final = functools.partial(each_image, lambda *image: final_stage(*image, **self.test))
         proposals = Detections(boxes, scores, jnp.zeros_like(valid, jnp.int32), valid)
         rpn = final(boxes[:, :, None], scores[..., None], valid, image_sizes)
         if self.roi_head is None:

@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from jaxdet.ops.conv import conv2d
 
@@ -107,3 +108,20 @@ def max_pool(x):
         parts = [jax.lax.slice_in_dim(padded, i, i + 2 * out - 1, 2, axis) for i in range(3)]
         x = jnp.maximum(jnp.maximum(parts[0], parts[1]), parts[2])
     return x
+
+
+def each_image(function, *batches, whole=()):
+    """function(image, .., *whole) of each image of the batches [B, ..], each device at work on its own.
+
+    jax.vmap, but with several devices (jax.set_mesh around the tracing) the compiler is not asked to split what it cannot: it
+    would gather the batch of a top-k, or of a loop whose length depends on the image, on every device first.
+    """
+
+    def batched(batches, whole):
+        return jax.vmap(lambda *image: function(*image, *whole))(*batches)
+
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.size > 1:
+        split = PartitionSpec(mesh.axis_names)
+        batched = jax.shard_map(batched, in_specs=(split, PartitionSpec()), out_specs=split, check_vma=False)
+    return batched(batches, whole)

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxdet.models.layers import Conv
+from jaxdet.models.layers import Conv, each_image
 from jaxdet.ops import boxes as box_ops
 from jaxdet.ops.anchors import pyramid_anchors
 from jaxdet.ops.losses import rpn_losses
@@ -94,14 +94,14 @@ class RPN(nn.Module):
             keep, valid = nms(boxes, scores, valid, self.nms_iou, min(after, scores.shape[0]))
             return boxes[keep], jnp.where(valid, scores[keep], -jnp.inf)
 
-        def one_image(logits, deltas, size):
+        def one_image(logits, deltas, size, anchors):
             levels = [one_level(*level, size) for level in zip(logits, deltas, anchors, strict=True)]
             boxes, scores = (jnp.concatenate(parts) for parts in zip(*levels, strict=True))
             scores, index = jax.lax.top_k(scores, min(after, scores.shape[0]))
             return boxes[index], scores, scores > -jnp.inf
 
         logits, deltas = jax.lax.stop_gradient((logits, deltas))
-        return jax.vmap(one_image)(logits, deltas, image_sizes)
+        return each_image(one_image, logits, deltas, image_sizes, whole=(anchors,))
 
     @nn.nowrap
     def losses(self, logits, deltas, anchors, batch, keys):
@@ -113,7 +113,7 @@ class RPN(nn.Module):
         anchors = jnp.concatenate(anchors)
         present = batch["image_sizes"][:, 0] > 0  # a padded image has no size and no say
 
-        def targets(key, gt_boxes, gt_valid, present):
+        def targets(key, gt_boxes, gt_valid, present, anchors):
             iou = box_ops.iou(gt_boxes, anchors)
             low, high = self.negative_iou, self.positive_iou
             matches = match(iou, gt_valid, low, high, allow_low_quality=True)
@@ -122,7 +122,9 @@ class RPN(nn.Module):
             met = jnp.any(iou > 0, axis=1)
             return drawn.index, label, gt_boxes[matches.gt_index[drawn.index]], jnp.sum(gt_valid & ~met)
 
-        index, label, gt_boxes, unmet = jax.vmap(targets)(keys, batch["gt_boxes"], batch["gt_valid"], present)
+        index, label, gt_boxes, unmet = each_image(
+            targets, keys, batch["gt_boxes"], batch["gt_valid"], present, whole=(anchors,)
+        )
         sampled = (
             jnp.sum(label >= 0) if self.normalize_by_sampled else self.samples_per_image * jnp.sum(present)
         )

@@ -50,7 +50,12 @@ def _backward(stride, pads, residuals, cotangent):
     if _is_pointwise(kernel, pads):
         on_cpu_input = functools.partial(_product_input_gradient, stride, x.shape)
         on_cpu_filter = functools.partial(_product_filter_gradient, stride)
-    elif stride == 1 and math.prod(x.shape[:3]) >= LONG and math.prod(kernel.shape[2:]) >= WIDE:
+    elif (
+        stride == 1
+        and math.prod(x.shape[:3]) >= LONG
+        and math.prod(kernel.shape[2:]) >= WIDE
+        and _one_device()
+    ):
         on_cpu_filter = functools.partial(_strips_filter_gradient, pads, kernel.shape)
     return (
         jax.lax.platform_dependent(kernel, cotangent, cpu=on_cpu_input, default=plain_input),
@@ -63,6 +68,10 @@ _conv.defvjp(_forward, _backward)
 
 def _is_pointwise(kernel, pads):
     return kernel.shape[:2] == (1, 1) and pads == ((0, 0), (0, 0))
+
+
+def _one_device():
+    return jax.sharding.get_abstract_mesh().size <= 1  # strips of single images would be sent around
 
 
 # --- The plain convolution and its two gradients ---

@@ -26,7 +26,7 @@ from jaxdet.training.optimizer import optimizer, peak_rate
 from jaxdet.training.preemption import PREEMPTED, Preemption
 from jaxdet.training.start import start_from
 from jaxdet.training.step import create_state, train_step
-from jaxdet.validation import Validation, check_categories, compile_shapes
+from jaxdet.validation import Interrupted, Validation, check_categories, compile_shapes
 
 
 def train(config, workdir):
@@ -89,7 +89,9 @@ def train(config, workdir):
         state = checkpoints.restore(checkpoints.latest_step(), like)
         print(f"going on from step {int(state.step)} of {workdir}")
     start = int(state.step)
-    if start >= config.train.steps:
+    # a run that was told to end during an evaluation still owes it
+    owed = start > 0 and evaluates_at(start, config) and not checkpoints.is_evaluated(start)
+    if start >= config.train.steps and not owed:
         print(f"nothing to do: config.train.steps is {config.train.steps}")
         checkpoints.close()
         return state
@@ -113,7 +115,27 @@ def train(config, workdir):
     )
     pending, lost = None, set()
     preempted = Preemption()
+
+    def evaluate(number):
+        """AP of the state as it is, written to the log; None where SIGTERM came before the end."""
+        try:
+            results, losses = validation(state.variables(averaged=True), preempted)
+        except Interrupted:
+            return None
+        log.write(number, flat_results(results) | {f"val/{name}": v for name, v in losses.items()})
+        progress.bar.write(f"step {number}\n{results_table(results)}")
+        return results.get("roi", results["rpn"])["AP"]
+
+    def stop(number):
+        print(f"stopped on SIGTERM with step {number} saved; start again to go on")
+        sys.exit(PREEMPTED)
+
     try:
+        if owed:
+            average_precision = evaluate(start)
+            if average_precision is None:
+                stop(start)
+            checkpoints.save(start, state, average_precision)
         for number in range(start + 1, config.train.steps + 1):
             waiting = time.perf_counter()
             batch = next(read)
@@ -130,29 +152,22 @@ def train(config, workdir):
             pending = number, metrics, batch["image_ids"]
             progress.lap(waited)
 
-            last = number == config.train.steps
-            evaluates = last or number % config.train.evaluate_every == 0
+            evaluates = evaluates_at(number, config)
             saves = evaluates or number % config.train.checkpoint_every == 0
             if number % config.train.log_every == 0 or saves:
                 metrics = check_finite(*pending)
                 times = {"step_time": progress.step_time, "data_time": progress.data_time}
                 log.write(number, metrics | times)
                 progress.show(metrics)
-            average_precision = None
-            if evaluates:
-                results, losses = validation(state.variables(averaged=True))
-                average_precision = results.get("roi", results["rpn"])["AP"]
-                log.write(number, flat_results(results) | {f"val/{name}": v for name, v in losses.items()})
-                progress.bar.write(f"step {number}\n{results_table(results)}")
-            stops = preempted(number)
+            average_precision = evaluate(number) if evaluates else None
+            stops = preempted()
             if stops and not saves:
                 check_finite(*pending)
             if saves or stops:
                 checkpoints.save(number, state, average_precision)
                 progress.pause()
-            if stops and not last:
-                print(f"stopped on SIGTERM with step {number} saved; start again to go on")
-                sys.exit(PREEMPTED)
+            if stops and (number < config.train.steps or average_precision is None):
+                stop(number)
     finally:
         preempted.close()
         read.close()
@@ -164,6 +179,11 @@ def train(config, workdir):
         f"compiled {len(steps)} shapes for training and {len(validation.compiled)} for evaluation: {compiled} in all"
     )
     return state
+
+
+def evaluates_at(number, config):
+    """Whether the evaluation belongs to this step."""
+    return number == config.train.steps or number % config.train.evaluate_every == 0
 
 
 def check_finite(number, metrics, image_ids):

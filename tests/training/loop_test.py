@@ -1,5 +1,7 @@
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from unittest import mock
@@ -134,6 +136,34 @@ def test_a_stopped_run_ends_as_the_undisturbed_one(tiny_run, tmp_path, owner, me
     assert tiny.metrics(tmp_path) == tiny.metrics(tiny_run.workdir)
     assert tiny.checkpoint_steps(tmp_path) == tiny.checkpoint_steps(tiny_run.workdir)
     assert "config changed" not in printed and "config.train" not in printed
+
+
+@pytest.mark.parametrize(
+    "question, saved",
+    [
+        (1, 1),
+        (4, 3),  # the second batch of the evaluation at step 3
+        (6, 3),  # after that evaluation
+        (9, 6),  # the first batch of the last evaluation
+    ],
+)
+def test_sigterm_saves_the_step_in_hand_in_an_evaluation_too(tiny_run, tmp_path, question, saved):
+    asked = loop.Preemption.__call__
+
+    def told(preempted):
+        preempted.questions = getattr(preempted, "questions", 0) + 1
+        if preempted.questions == question:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return asked(preempted)
+
+    with mock.patch.object(loop.Preemption, "__call__", told), pytest.raises(SystemExit) as stopped:
+        tiny.train(tiny_run.config, tmp_path)
+    assert stopped.value.code == 75 and max(tiny.checkpoint_steps(tmp_path)) == saved
+    state, printed = tiny.train(tiny_run.config, tmp_path)
+    assert f"going on from step {saved}" in printed
+    tiny.assert_equal_trees(state, tiny_run.state)
+    assert tiny.metrics(tmp_path) == tiny.metrics(tiny_run.workdir)
+    assert tiny.checkpoint_steps(tmp_path) == tiny.checkpoint_steps(tiny_run.workdir)
 
 
 @pytest.fixture
