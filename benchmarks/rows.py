@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks import inputs
 from configs import person
-from jaxdet.mesh import device_mesh, put_batch
+from jaxdet.mesh import device_mesh, replicated
 from jaxdet.models import FasterRCNN
 from jaxdet.ops.nms import nms as suppress
 from jaxdet.ops.roi_align import pyramid_roi_align
@@ -43,10 +43,13 @@ def train(side):
         "image_ids": np.arange(2),
         "scales": np.ones((2, 2), np.float32),
     }
-    batch = put_batch(batch, device_mesh())
+    everywhere = replicated(
+        device_mesh(devices=jax.devices()[:1])
+    )  # of one device: a batch of two would not divide among more
     step = functools.partial(train_step, model=model, optimizer=update, config=config)
-    step = jax.jit(step, donate_argnums=(0,))
-    state = jax.jit(lambda: create_state(model, update, config))()
+    step = jax.jit(step, donate_argnums=(0,), out_shardings=everywhere)
+    state = jax.jit(lambda: create_state(model, update, config), out_shardings=everywhere)()
+    batch = jax.device_put(batch, everywhere)
 
     def run():
         nonlocal state

@@ -51,8 +51,11 @@ class RPN(nn.Module):
         ratios = len(self.anchor_ratios)
         init = nn.initializers.normal(0.01)
         channels = pyramid[0].shape[-1]
+        # the loss sees the sampled anchors, so the last of these gets a gradient in no more cells
+        few = [0] * (self.num_convs - 1) + [self.samples_per_image]
         convs = [
-            Conv(channels, kernel_init=init, dtype=self.dtype, name=f"conv{i}") for i in range(self.num_convs)
+            Conv(channels, kernel_init=init, few_cells=few[i], dtype=self.dtype, name=f"conv{i}")
+            for i in range(self.num_convs)
         ]
         objectness = Conv(ratios, 1, kernel_init=init, dtype=self.dtype, name="objectness_logits")
         deltas = Conv(ratios * 4, 1, kernel_init=init, dtype=self.dtype, name="box_deltas")
