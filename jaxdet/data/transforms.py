@@ -74,9 +74,7 @@ def flip(image, boxes):
     mirrored = np.empty_like(image)
     for channel in range(image.shape[2]):  # one at a time: NumPy takes three times as long for all together
         mirrored[..., channel] = image[:, ::-1, channel]
-    return mirrored, np.stack(
-        [width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1
-    )
+    return mirrored, np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
 
 
 def pad(image, shape):

@@ -175,6 +175,7 @@ def train(config, workdir):
         log.close()
         checkpoints.close()
     compiled = len(steps) + len(validation.compiled)
+    print(progress.summary())
     print(
         f"compiled {len(steps)} shapes for training and {len(validation.compiled)} for evaluation: {compiled} in all"
     )
