@@ -47,16 +47,16 @@ def _one_category(truth, found):
         if not positives:
             continue
         matched = np.zeros((len(IOU_THRESHOLDS), len(sides)), bool)
-        counts = np.tile((sides >= low) & (sides <= high), (len(IOU_THRESHOLDS), 1))
+        judged = np.tile((sides >= low) & (sides <= high), (len(IOU_THRESHOLDS), 1))
         for rows, boxes, iou in overlaps:
             match = greedy_matches(iou, ignored[boxes], truth["iscrowd"][boxes])
             matched[:, rows] = match >= 0
-            counts[:, rows] = np.where(match >= 0, ~ignored[boxes][match], counts[:, rows])
+            judged[:, rows] = np.where(match >= 0, ~ignored[boxes][match], judged[:, rows])
         for t in range(len(IOU_THRESHOLDS)):
-            right = (matched[t] & counts[t])[best_first].cumsum()
-            wrong = (~matched[t] & counts[t])[best_first].cumsum()
+            right = (matched[t] & judged[t])[best_first].cumsum()
+            wrong = (~matched[t] & judged[t])[best_first].cumsum()
             precision[t, a] = _interpolated(right / positives, right / (wrong + right + np.spacing(1)))
-            recall[t, a] = [np.count_nonzero((matched[t] & counts[t])[rank < m]) / positives for m in COUNTS]
+            recall[t, a] = [np.count_nonzero((matched[t] & judged[t])[rank < m]) / positives for m in COUNTS]
     return precision, recall
 
 

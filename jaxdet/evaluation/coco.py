@@ -149,27 +149,25 @@ def _read_json(source):
 
 
 def _load_ground_truth(source):
-    """A copy of the ground truth with the fields that evaluation reads, its annotations numbered from 1."""
+    """A copy of the ground truth with the fields that evaluation reads."""
     ground_truth = _read_json(source)
     keys = ("images", "annotations", "categories")
     if not isinstance(ground_truth, dict) or not all(key in ground_truth for key in keys):
         raise ValueError("the ground truth must be COCO JSON, a dict with images, annotations and categories")
-    annotations = [_annotation(row, index) for index, row in enumerate(ground_truth["annotations"], start=1)]
     return {
         "images": [{"id": image["id"]} for image in ground_truth["images"]],
-        "annotations": annotations,
+        "annotations": [_annotation(row) for row in ground_truth["annotations"]],
         "categories": [
             {"id": category["id"], "name": category.get("name")} for category in ground_truth["categories"]
         ],
     }
 
 
-def _annotation(row, index):
+def _annotation(row):
     _check_box(row)
     x, y, width, height = map(float, row["bbox"])
     area = row.get("area")
     return {
-        "id": index,
         "image_id": row["image_id"],
         "category_id": row["category_id"],
         "bbox": [x, y, width, height],
