@@ -21,27 +21,34 @@ def peak_memory():
     return statistics and statistics["peak_bytes_in_use"] / 2**20
 
 
-def infer(height, width):
+def device():
+    """Kind of the device."""
+    return jax.devices()[0].device_kind
+
+
+def infer(height, width, batch=1, dtype="float32"):
     config = person.get_config()
+    config.model.dtype = dtype
     model = FasterRCNN(**config.model)
-    images = jax.device_put(inputs.pictures(1, height, width))
-    sizes = np.array([[height, width]], np.int32)
+    images = jax.device_put(inputs.pictures(batch, height, width))
+    sizes = np.full((batch, 2), (height, width), np.int32)
     variables = jax.jit(lambda: model.init(jax.random.key(0), images, sizes, method="detect"))()
     detect = jax.jit(lambda variables, images: model.apply(variables, images, sizes, method="detect"))
     return lambda: jax.block_until_ready(detect(variables, images))
 
 
-def train(side):
+def train(height, width, batch=2, dtype="float32"):
     config = person.get_config()
+    config.model.dtype = dtype
     model, update = FasterRCNN(**config.model), optimizer(config)
-    batch = {
-        "images": inputs.pictures(2, side, side),
-        "image_sizes": np.full((2, 2), side, np.int32),
-        "gt_boxes": inputs.true_boxes(2, 8, side, side),
-        "gt_labels": np.zeros((2, 8), np.int32),
-        "gt_valid": np.ones((2, 8), bool),
-        "image_ids": np.arange(2),
-        "scales": np.ones((2, 2), np.float32),
+    pictures = {
+        "images": inputs.pictures(batch, height, width),
+        "image_sizes": np.full((batch, 2), (height, width), np.int32),
+        "gt_boxes": inputs.true_boxes(batch, 8, height, width),
+        "gt_labels": np.zeros((batch, 8), np.int32),
+        "gt_valid": np.ones((batch, 8), bool),
+        "image_ids": np.arange(batch),
+        "scales": np.ones((batch, 2), np.float32),
     }
     everywhere = replicated(
         device_mesh(devices=jax.devices()[:1])
@@ -49,11 +56,11 @@ def train(side):
     step = functools.partial(train_step, model=model, optimizer=update, config=config)
     step = jax.jit(step, donate_argnums=(0,), out_shardings=everywhere)
     state = jax.jit(lambda: create_state(model, update, config), out_shardings=everywhere)()
-    batch = jax.device_put(batch, everywhere)
+    pictures = jax.device_put(pictures, everywhere)
 
     def run():
         nonlocal state
-        state, metrics = step(state, batch)
+        state, metrics = step(state, pictures)
         jax.block_until_ready((state, metrics))
 
     return run

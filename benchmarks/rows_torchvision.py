@@ -10,11 +10,22 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from benchmarks import inputs
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+torch.backends.cudnn.benchmark = True  # tries algorithms for each shape, as XLA does
 
 
 def peak_memory():
     """MiB that the device held at most, None on a CPU."""
     return torch.cuda.max_memory_allocated() / 2**20 if DEVICE == "cuda" else None
+
+
+def device():
+    """Name of the device."""
+    return torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu"
+
+
+def _cast(dtype):
+    """The context of the forward pass: autocast for bfloat16."""
+    return torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 def _finish(run):
@@ -46,21 +57,22 @@ def _pictures(count, height, width):
     return list(pictures.permute(0, 3, 1, 2).float() / 255)
 
 
-def infer(height, width):
-    model, pictures = _model(height, width).eval(), _pictures(1, height, width)
+def infer(height, width, batch=1, dtype="float32"):
+    model, pictures = _model(height, width).eval(), _pictures(batch, height, width)
 
     @_finish
     @torch.inference_mode()
     def run():
-        model(pictures)
+        with _cast(dtype):
+            model(pictures)
 
     return run
 
 
-def train(side):
-    model, pictures = _model(side, side).train(), _pictures(2, side, side)
+def train(height, width, batch=2, dtype="float32"):
+    model, pictures = _model(height, width).train(), _pictures(batch, height, width)
     labels = torch.ones(8, dtype=torch.int64, device=DEVICE)
-    boxes = torch.from_numpy(inputs.true_boxes(2, 8, side, side)).to(DEVICE)
+    boxes = torch.from_numpy(inputs.true_boxes(batch, 8, height, width)).to(DEVICE)
     targets = [{"boxes": each, "labels": labels} for each in boxes]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=1e-5, momentum=0.9, weight_decay=1e-4)
@@ -68,7 +80,9 @@ def train(side):
     @_finish
     def run():
         optimizer.zero_grad()
-        sum(model(pictures, targets).values()).backward()
+        with _cast(dtype):
+            loss = sum(model(pictures, targets).values())
+        loss.backward()
         optimizer.step()
 
     return run

@@ -3,6 +3,7 @@
     python -m benchmarks.run                              every row
     python -m benchmarks.run roi_align_512 nms_spread     some
     python -m benchmarks.run --peer torchvision --json benchmark.json
+    python -m benchmarks.run train_gpu infer_gpu_1 infer_gpu_8 --peer torchvision      on a GPU, only when named
 
 Each row runs in a process of its own: compiled or warmed up once, then timed. `units` are multiples of one product of two
 2048 x 2048 float32 matrices in NumPy, timed before and after, since machines drift. Weights are random, inputs fixed
@@ -20,17 +21,21 @@ import time
 
 import numpy as np
 
+from benchmarks.operations import PEAK, total
+
 # row -> the function of rows.py that builds it, and its arguments
 ROWS = {
     "infer_800": ("infer", 800, 1088),
     "infer_512": ("infer", 512, 512),
-    "train_512": ("train", 512),
+    "train_512": ("train", 512, 512),
     "roi_align_512": ("roi_align", 512, False),
     "roi_align_512_grad": ("roi_align", 512, True),
     "roi_align_1000_grad": ("roi_align", 1000, True),
     "nms_spread": ("nms", False),
     "nms_clustered": ("nms", True),
 }
+# Only where named: in bfloat16, pictures of 800x1344, (builder, batch)
+GPU_ROWS = {"train_gpu": ("train", 16), "infer_gpu_1": ("infer", 1), "infer_gpu_8": ("infer", 8)}
 LIBRARIES = ("jaxdet", "torchvision")
 
 
@@ -42,8 +47,12 @@ def measure(library, row, repeats):
         from benchmarks import rows_torchvision as rows
     before = matmul_seconds()
     started = time.perf_counter()
-    build, *arguments = ROWS[row]
-    run = getattr(rows, build)(*arguments)
+    if row in GPU_ROWS:
+        build, batch = GPU_ROWS[row]
+        run = getattr(rows, build)(800, 1344, batch, "bfloat16")
+    else:
+        build, *arguments = ROWS[row]
+        run = getattr(rows, build)(*arguments)
     run()
     first = time.perf_counter() - started
     seconds = []
@@ -62,7 +71,22 @@ def measure(library, row, repeats):
         "unit_s": (before + after) / 2,
         "units": median / ((before + after) / 2),
         "compile_s": first - median,
+        **(throughput(build, batch, median, rows.device()) if row in GPU_ROWS else {}),
         "memory_mib": rows.peak_memory() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def throughput(build, batch, seconds, device):
+    """Images and operations a second, and their share of the chip's peak where that is known."""
+    training = build == "train"
+    work, _ = total(800, 1344, 512 if training else 1000, training)
+    peak = next((peak for name, peak in PEAK.items() if name in device), None)
+    rate = batch * work / seconds
+    return {
+        "device": device,
+        "images_per_s": batch / seconds,
+        "tflop_per_s": rate / 1e12,
+        "peak_share": peak and rate / peak,
     }
 
 
@@ -82,16 +106,19 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all where none is given"
+        "rows",
+        nargs="*",
+        metavar="ROW",
+        help=f"of {', '.join(ROWS | GPU_ROWS)}; all but the last {len(GPU_ROWS)} where none is given",
     )
     parser.add_argument("--peer", choices=LIBRARIES[1:], help="time this library in the same run")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there as well")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--measure", choices=LIBRARIES, help=argparse.SUPPRESS)  # in the process of one row
     options = parser.parse_args()
-    unknown = [row for row in options.rows if row not in ROWS]
+    unknown = [row for row in options.rows if row not in ROWS | GPU_ROWS]
     if unknown:
-        parser.error(f"no row {', '.join(unknown)}; there are {', '.join(ROWS)}")
+        parser.error(f"no row {', '.join(unknown)}; there are {', '.join(ROWS | GPU_ROWS)}")
     if options.measure:
         print(json.dumps(measure(options.measure, options.rows[0], options.repeats)))
         return
@@ -121,6 +148,13 @@ def main():
                 f"{result['compile_s']:7.1f} s {result['memory_mib']:6.0f} MiB",
                 flush=True,
             )
+            if "images_per_s" in result:
+                share = f", {result['peak_share']:.0%} of its peak" if result["peak_share"] else ""
+                print(
+                    f"{'':20} {result['images_per_s']:.1f} images a second, {result['tflop_per_s']:.1f} TFLOP/s{share} "
+                    f"({result['device']})",
+                    flush=True,
+                )
             if options.json:
                 with open(options.json, "w") as file:
                     json.dump(results, file, indent=2)

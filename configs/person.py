@@ -34,7 +34,13 @@ def get_config(preset="detectron2"):
     config.model.bgr = False
     config.model.backbone = ConfigDict(
         dict(
-            depth=50, width=64, norm="frozen_batch_norm", norm_epsilon=1e-5, freeze_at=2, stride_in_1x1=False
+            depth=50,
+            width=64,
+            norm="frozen_batch_norm",
+            norm_epsilon=1e-5,
+            freeze_at=2,
+            stride_in_1x1=False,
+            remat=(),  # stages computed again in the backward pass, to save memory: (2, 3, 4, 5) are all
         )
     )
     config.model.fpn = ConfigDict(dict(channels=256, norm=""))

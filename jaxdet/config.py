@@ -24,6 +24,7 @@ RULES = {
     "model.backbone.depth": (f"one of {sorted(BLOCKS)}", lambda v: v in BLOCKS),
     "model.backbone.norm": (f"one of {', '.join(NORMS)}", lambda v: v in NORMS),
     "model.backbone.freeze_at": ("0 (nothing) to 5 (all)", lambda v: v in range(6)),
+    "model.backbone.remat": ("stages out of 2 to 5", lambda v: set(v) <= {2, 3, 4, 5}),
     "model.backbone.width": ("a positive multiple of 8", lambda v: v > 0 and v % 8 == 0),
     "model.rpn.anchor_sizes": ("5 sizes above 0, one a level", lambda v: len(v) == 5 and min(v) > 0),
     "model.rpn.anchor_ratios": ("ratios above 0", lambda v: len(v) > 0 and min(v) > 0),
@@ -84,6 +85,7 @@ FREE = (
     "model.test.",
     "model.loss_weights.",
     "model.dtype",
+    "model.backbone.remat",
     "model.rpn.pre_nms_topk",
     "model.rpn.post_nms_topk",
 )

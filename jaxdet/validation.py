@@ -155,8 +155,13 @@ class Validation:
         return evaluation.summarize(self.source, found, seen), means | {"loss": sum(means.values())}
 
 
-def compile_shapes(purpose, function, first, shapes, batch_size, boxes, resizing, mesh, out_shardings):
-    """One executable a batch shape: {(H, W): compiled(first, batch)}. They can never compile again."""
+def compile_shapes(
+    purpose, function, first, shapes, batch_size, boxes, resizing, mesh, out_shardings, options=None
+):
+    """One executable a batch shape: {(H, W): compiled(first, batch)}. They can never compile again.
+
+    options: of the compiler, see remat_options.
+    """
     compiled, local = {}, batch_size // jax.process_count()
     for shape in shapes:
         started = time.perf_counter()
@@ -164,9 +169,16 @@ def compile_shapes(purpose, function, first, shapes, batch_size, boxes, resizing
         donate = (0,) if purpose == "training" else ()
         jitted = jax.jit(function, donate_argnums=donate, out_shardings=out_shardings)
         with jax.set_mesh(mesh):
-            compiled[shape] = jitted.lower(first, example).compile()
+            compiled[shape] = jitted.lower(first, example).compile(options)
         print(f"compiled {purpose} for {shape[0]}x{shape[1]} in {time.perf_counter() - started:.1f} s")
     return compiled
+
+
+def remat_options(config):
+    """Compiler options for a training with `model.backbone.remat`: XLA's CPU compiler would undo it otherwise."""
+    if jax.default_backend() == "cpu" and config.model.backbone.get("remat"):
+        return {"xla_disable_hlo_passes": "cse_barrier_expander"}
+    return None
 
 
 def check_categories(config, source, trained):

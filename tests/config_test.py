@@ -94,6 +94,7 @@ def test_wrong_values_are_all_named_at_once():
         ("model.dtype", "float16"),
         ("model.backbone.norm", "layer_norm"),
         ("model.backbone.freeze_at", 6),
+        ("model.backbone.remat", (4, 6)),
         ("model.rpn.anchor_sizes", (32.0, 64.0)),
         ("model.rpn.nms_iou", 1.5),
         ("model.rpn.pre_nms_topk", (500,)),
@@ -199,12 +200,14 @@ def test_a_box_head_more_or_less_is_another_model(tmp_path, first, second):
 
 
 def test_what_leaves_the_parameters_alone_may_change(tmp_path, capsys):
-    now = person.get_config()
+    before, now = person.get_config(), person.get_config()
     now.model.test.score_threshold = 0.5
     now.model.dtype = "bfloat16"
+    now.model.backbone.remat = (3, 4)
+    del before.model.backbone.remat  # as in a run that is older than the key
     now.model.loss_weights.roi_box = 2.0
     now.model.rpn.post_nms_topk = (500, 300)
-    resume(tmp_path, person.get_config(), now)
+    resume(tmp_path, before, now)
     printed = capsys.readouterr().out
     assert "config.model.test.score_threshold: 0.05 -> 0.5" in printed
     assert all(key in printed for key in ("model.dtype", "loss_weights.roi_box", "rpn.post_nms_topk"))

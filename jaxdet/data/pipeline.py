@@ -108,38 +108,45 @@ class Loader:
         self.shapes, bucket = buckets(source, split)
         self.members = [np.flatnonzero(bucket == b) for b in range(len(self.shapes))]
 
-    def training_slot(self, bucket, position):
-        """Slot `position` of the endless stream of a bucket, shuffled anew on each pass, flipped and scaled at random."""
+    def training_slot(self, bucket, position, slot=None):
+        """Slot `position` of the endless stream of a bucket, shuffled anew on each pass, flipped and scaled at random.
+
+        It is written into `slot` where one is given, an empty one, such as a row of a batch.
+        """
         members = self.members[bucket]
         passes, place = divmod(position, len(members))
         index = members[_permutation(self.seed, bucket, passes, len(members))[place]]
         rng = np.random.default_rng((self.seed, bucket, position))
         short_side = self.split.short_sides[rng.integers(len(self.split.short_sides))]
-        return self._slot(bucket, index, short_side, rng.random() < self.split.flip)
+        return self._slot(slot, bucket, index, short_side, rng.random() < self.split.flip)
 
-    def evaluation_slot(self, bucket, index):
-        """Record `index` as it is; -1 is padding."""
-        return self._slot(bucket, index, max(self.split.short_sides), flip=False)
+    def evaluation_slot(self, bucket, index, slot=None):
+        """Record `index` as it is; -1 is padding. `slot` as above."""
+        return self._slot(slot, bucket, index, max(self.split.short_sides), flip=False)
 
-    def _slot(self, bucket, index, short_side, flip):
-        slot = empty_slot(self.shapes[bucket], self.max_boxes, self.split.resizing)
+    def empty_batch(self, batch_size, bucket):
+        """A batch of empty slots."""
+        return empty_batch(batch_size, self.shapes[bucket], self.max_boxes, self.split.resizing)
+
+    def _slot(self, slot, bucket, index, short_side, flip):
+        slot = slot or row_of(self.empty_batch(1, bucket), 0)
         if index < 0:
             return slot
         record = self.source[int(index)]
-        slot["image_ids"] = np.int64(record["image_id"])
+        slot["image_ids"][...] = record["image_id"]
         if record["image"] is None:  # its slot stays empty; the id tells which
             return slot
         size = transforms.resized_size(
             record["image"].shape[:2], short_side, self.split.longest_side, self.split.resizing
         )
         target = ~record["crowd"]
-        image, boxes, slot["scales"] = transforms.resize(
+        image, boxes, slot["scales"][:] = transforms.resize(
             record["image"], record["boxes"][target], size, self.split.resizing
         )
         if flip:
             image, boxes = transforms.flip(image, boxes)
-        slot["images"] = transforms.pad(image, self.shapes[bucket])
-        slot["image_sizes"] = np.array(size, np.int32)
+        slot["images"][: size[0], : size[1]] = image
+        slot["image_sizes"][:] = size
         count = len(boxes)
         slot["gt_boxes"][:count] = boxes
         slot["gt_labels"][:count] = record["labels"][target]
@@ -147,22 +154,22 @@ class Loader:
         return slot
 
 
-def empty_slot(shape, boxes, resizing="detectron2"):
-    """A slot without a picture."""
+def empty_batch(batch_size, shape, boxes, resizing="detectron2"):
+    """A batch of slots without a picture, to be filled or as an example of what comes."""
     return {
-        "images": np.zeros((*shape, 3), transforms.RESIZINGS[resizing]),
-        "image_sizes": np.zeros(2, np.int32),
-        "gt_boxes": np.zeros((boxes, 4), np.float32),
-        "gt_labels": np.zeros(boxes, np.int32),
-        "gt_valid": np.zeros(boxes, bool),
-        "image_ids": np.int64(-1),
-        "scales": np.ones(2, np.float32),
+        "images": np.zeros((batch_size, *shape, 3), transforms.RESIZINGS[resizing]),
+        "image_sizes": np.zeros((batch_size, 2), np.int32),
+        "gt_boxes": np.zeros((batch_size, boxes, 4), np.float32),
+        "gt_labels": np.zeros((batch_size, boxes), np.int32),
+        "gt_valid": np.zeros((batch_size, boxes), bool),
+        "image_ids": np.full(batch_size, -1, np.int64),
+        "scales": np.ones((batch_size, 2), np.float32),
     }
 
 
-def empty_batch(batch_size, *slot):
-    """A batch of empty slots, as examples of what comes; `slot` as for empty_slot."""
-    return _stack([empty_slot(*slot)] * batch_size)
+def row_of(batch, row):
+    """One slot of a batch, as views."""
+    return {name: value[row, ...] for name, value in batch.items()}
 
 
 @functools.lru_cache(maxsize=16)
@@ -201,12 +208,14 @@ class TrainingBatches:
         bucket, before = self.plan(stop)
         local = self.batch_size // shards
 
-        def load(flat):
-            step, slot = divmod(flat, local)
-            position = int(before[step]) * self.batch_size + shard * local + slot
-            return self.loader.training_slot(int(bucket[step]), position)
+        def load(step):
+            batch = self.loader.empty_batch(local, bucket[step])
+            first = int(before[step]) * self.batch_size + shard * local
+            for row in range(local):
+                self.loader.training_slot(int(bucket[step]), first + row, row_of(batch, row))
+            return batch
 
-        return _iterate(grain.MapDataset.range(start * local, stop * local).map(load), local, workers)
+        return _iterate(grain.MapDataset.range(start, stop).map(load), workers)
 
 
 class EvaluationBatches:
@@ -232,15 +241,17 @@ class EvaluationBatches:
         """Iterator over the batches; host `shard` of `shards` reads its part of each. Its `close()` ends the workers."""
         local = self.batch_size // shards
 
-        def load(flat):
-            batch, slot = divmod(flat, local)
-            return self.loader.evaluation_slot(*self.slots[batch * self.batch_size + shard * local + slot])
+        def load(number):
+            first = number * self.batch_size + shard * local
+            batch = self.loader.empty_batch(local, self.slots[first][0])
+            for row in range(local):
+                self.loader.evaluation_slot(*self.slots[first + row], row_of(batch, row))
+            return batch
 
-        return _iterate(grain.MapDataset.range(len(self) * local).map(load), local, workers)
+        return _iterate(grain.MapDataset.range(len(self)).map(load), workers)
 
 
-def _iterate(dataset, batch_size, workers):
-    dataset = dataset.batch(batch_size, batch_fn=_stack)
+def _iterate(dataset, workers):
     # two threads read ahead; with `workers` each of so many processes has its own two
     dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
     if workers:
@@ -265,7 +276,3 @@ def _end_with_parent(*_):
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _stack(slots):
-    return {name: np.stack([slot[name] for slot in slots]) for name in slots[0]}

@@ -1,7 +1,8 @@
 """Judging detections, on the host and in NumPy.
 
-coco.py    the twelve numbers of the COCO API, the recall of proposals, the result format
-run.py     a model over a whole split, both stages judged
+coco.py                the twelve numbers of the COCO API, the recall of proposals, the result format
+average_precision.py   matching and averaging behind them, on arrays
+run.py                 a model over a whole split, both stages judged
 
 Ground truth is COCO JSON, detections are COCO's result format; both may be loaded or a path to a file. Every image of
 the ground truth counts, also one without objects (its detections are false) and one without detections (its objects

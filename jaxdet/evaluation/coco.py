@@ -1,20 +1,17 @@
-"""Average precision and recall as the COCO API defines them (Lin et al. 2014; pycocotools)."""
+"""Average precision and recall as the COCO API defines them (Lin et al. 2014; pycocotools), from and to its JSON."""
 
-import contextlib
-import io
 import json
 import math
 import os
 
 import numpy as np
 from pycocotools import mask
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+
+from jaxdet.evaluation.average_precision import IOU_THRESHOLDS, greedy_matches, twelve_numbers
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 _BOX_KEYS = ("image_id", "category_id", "bbox")
-_IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 
 def evaluate(ground_truth, detections, categories=None):
@@ -38,21 +35,23 @@ def evaluate(ground_truth, detections, categories=None):
     wanted = _category_ids(ground_truth["categories"], categories)
     detections = _read_json(detections)
     _check_results(detections, ground_truth)
-    results = [
-        {**_annotation({key: row[key] for key in _BOX_KEYS}, index), "score": float(row["score"])}
-        for index, row in enumerate(detections, start=1)
-        if row["category_id"] in wanted
-    ]
+    number = {
+        image_id: i for i, image_id in enumerate(sorted({image["id"] for image in ground_truth["images"]}))
+    }
+    place = {category: k for k, category in enumerate(sorted(wanted))}
 
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluator = COCOeval(
-            _index(ground_truth, ground_truth["annotations"]), _index(ground_truth, results), "bbox"
-        )
-        evaluator.params.catIds = sorted(wanted)
-        evaluator.evaluate()
-        evaluator.accumulate()
-        evaluator.summarize()
-    return dict(zip(METRICS, map(float, evaluator.stats), strict=True))
+    def arrays(rows, **more):
+        kept = [row for row in rows if row["image_id"] in number and row["category_id"] in place]
+        columns = {"image": [number[row["image_id"]] for row in kept]}
+        columns["category"] = [place[row["category_id"]] for row in kept]
+        columns |= {name: [row[name] for row in kept] for name in more}
+        boxes = np.array([row["bbox"] for row in kept], np.float64).reshape(-1, 4)
+        kinds = {"image": int, "category": int} | more
+        return {name: np.array(values, kinds[name]) for name, values in columns.items()} | {"box": boxes}
+
+    truth = arrays(ground_truth["annotations"], area=np.float64, iscrowd=bool)
+    numbers = twelve_numbers(truth, arrays(detections, score=np.float64), len(place))
+    return dict(zip(METRICS, numbers, strict=True))
 
 
 def proposal_recall(ground_truth, proposals, counts=(100, 1000)):
@@ -76,14 +75,14 @@ def proposal_recall(ground_truth, proposals, counts=(100, 1000)):
         if row["image_id"] in targets and row["category_id"] in categories and not row["iscrowd"]:
             targets[row["image_id"]].append(row["bbox"])
 
-    found = np.zeros((len(counts), len(_IOU_THRESHOLDS)))
+    found = np.zeros((len(counts), len(IOU_THRESHOLDS)))
     for image_id, (boxes, scores) in _proposals_by_image(proposals, ground_truth).items():
         gt_boxes = np.asarray(targets[image_id])
         if len(boxes) and len(gt_boxes):
             best_first = np.argsort(-scores, kind="stable")[: max(counts)]
-            iou = mask.iou(boxes[best_first], gt_boxes, np.zeros(len(gt_boxes)))
-            rank = _found_at_rank(iou)
-            found += [((rank < count) & (rank < len(iou))).sum(axis=1) for count in counts]
+            none = np.zeros(len(gt_boxes), bool)
+            match = greedy_matches(mask.iou(boxes[best_first], gt_boxes, none), none, none)
+            found += [np.count_nonzero(match[:, :count] >= 0, axis=1) for count in counts]
 
     total = sum(map(len, targets.values()))
     recall = (found / total).mean(axis=1) if total else -np.ones(len(counts))
@@ -150,27 +149,25 @@ def _read_json(source):
 
 
 def _load_ground_truth(source):
-    """A copy of the ground truth with the fields that evaluation reads, its annotations numbered from 1."""
+    """A copy of the ground truth with the fields that evaluation reads."""
     ground_truth = _read_json(source)
     keys = ("images", "annotations", "categories")
     if not isinstance(ground_truth, dict) or not all(key in ground_truth for key in keys):
         raise ValueError("the ground truth must be COCO JSON, a dict with images, annotations and categories")
-    annotations = [_annotation(row, index) for index, row in enumerate(ground_truth["annotations"], start=1)]
     return {
         "images": [{"id": image["id"]} for image in ground_truth["images"]],
-        "annotations": annotations,
+        "annotations": [_annotation(row) for row in ground_truth["annotations"]],
         "categories": [
             {"id": category["id"], "name": category.get("name")} for category in ground_truth["categories"]
         ],
     }
 
 
-def _annotation(row, index):
+def _annotation(row):
     _check_box(row)
     x, y, width, height = map(float, row["bbox"])
     area = row.get("area")
     return {
-        "id": index,
         "image_id": row["image_id"],
         "category_id": row["category_id"],
         "bbox": [x, y, width, height],
@@ -225,13 +222,6 @@ def _check_box(row):
         raise ValueError(f"a box of image {row['image_id']!r} is not four finite numbers: {box}")
 
 
-def _index(ground_truth, annotations):
-    coco = COCO()
-    coco.dataset = {**ground_truth, "annotations": annotations}
-    coco.createIndex()
-    return coco
-
-
 # ---- matching of proposals ------------------------------------------------------------------------------------------
 
 
@@ -256,22 +246,6 @@ def _proposals_by_image(proposals, ground_truth):
             raise ValueError(f"a proposal of image {image_id!r} has a box or a score that is not finite")
         arrays[image_id] = _xyxy_to_xywh(boxes), scores
     return arrays
-
-
-def _found_at_rank(iou):
-    """Which proposal finds each box: int [thresholds, G], the row of `iou` [P, G], or P where none does.
-
-    The COCO API's greedy matching: best score first, each proposal takes the free box it overlaps most, the last one of
-    equals. The thresholds are independent of each other and matched side by side.
-    """
-    proposal_count, gt_count = iou.shape
-    rank = np.full((len(_IOU_THRESHOLDS), gt_count), proposal_count)
-    for row in np.flatnonzero(iou.max(axis=1, initial=0) >= _IOU_THRESHOLDS[0]):
-        free = (rank == proposal_count) & (iou[row] >= _IOU_THRESHOLDS[:, None])
-        best = gt_count - 1 - np.where(free, iou[row], -1)[:, ::-1].argmax(axis=1)
-        matched = np.flatnonzero(free.any(axis=1))
-        rank[matched, best[matched]] = row
-    return rank
 
 
 def _xyxy_to_xywh(boxes):

@@ -62,6 +62,7 @@ class ResNet(nn.Module):
     depth: 18, 34, 50 or 101. width: channels of the stem (64 in the paper). norm: see layers.NORMS.
     freeze_at: 0 trains all, 1 freezes the stem, 2 also C2's stage, .. 5 everything (detectron2, FREEZE_AT).
     No gradient flows below the last frozen stage, so none of its activations is kept.
+    remat: stages (2 to 5) of whose blocks only the inputs are kept for the backward pass, which computes the rest again.
     """
 
     depth: int
@@ -70,6 +71,7 @@ class ResNet(nn.Module):
     norm_epsilon: float = 1e-5
     stride_in_1x1: bool = False
     width: int = 64
+    remat: tuple = ()
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -82,7 +84,11 @@ class ResNet(nn.Module):
         def norm(stage):
             return partial(Norm, self.norm, self.norm_epsilon, self.dtype, frozen=self.freeze_at >= stage)
 
-        block = partial(Bottleneck, stride_in_1x1=self.stride_in_1x1) if self.depth >= 50 else BasicBlock
+        def block(stage, *arguments, **more):
+            kind = Bottleneck if self.depth >= 50 else BasicBlock
+            if self.depth >= 50:
+                more["stride_in_1x1"] = self.stride_in_1x1
+            return (nn.remat(kind) if stage in self.remat else kind)(*arguments, **more)
 
         x = conv(self.width, 7, 2, name="stem_conv")(x)
         x = max_pool(nn.relu(norm(1)(name="stem_norm")(x)))
@@ -93,7 +99,7 @@ class ResNet(nn.Module):
             for i in range(blocks):
                 stride = 2 if stage > 2 and i == 0 else 1
                 width, name = self.width * 2 ** (stage - 2), f"stage{stage}_block{i}"
-                x = block(width, stride, conv, norm(stage), name=name)(x)
+                x = block(stage, width, stride, conv, norm(stage), name=name)(x)
             if self.freeze_at >= stage:
                 x = jax.lax.stop_gradient(x)
             features.append(x)

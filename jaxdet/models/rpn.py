@@ -10,7 +10,7 @@ from jaxdet.models.layers import Conv, each_image
 from jaxdet.ops import boxes as box_ops
 from jaxdet.ops.anchors import pyramid_anchors
 from jaxdet.ops.losses import rpn_losses
-from jaxdet.ops.matching import match
+from jaxdet.ops.matching import match_boxes
 from jaxdet.ops.nms import nms
 from jaxdet.ops.sampling import sample
 
@@ -117,12 +117,10 @@ class RPN(nn.Module):
         present = batch["image_sizes"][:, 0] > 0  # a padded image has no size and no say
 
         def targets(key, gt_boxes, gt_valid, present, anchors):
-            iou = box_ops.iou(gt_boxes, anchors)
             low, high = self.negative_iou, self.positive_iou
-            matches = match(iou, gt_valid, low, high, allow_low_quality=True)
+            matches, met = match_boxes(gt_boxes, gt_valid, anchors, low, high, allow_low_quality=True)
             drawn = sample(key, matches.label, self.samples_per_image, self.positive_fraction)
             label = jnp.where(drawn.valid & present, matches.label[drawn.index], -1)
-            met = jnp.any(iou > 0, axis=1)
             return drawn.index, label, gt_boxes[matches.gt_index[drawn.index]], jnp.sum(gt_valid & ~met)
 
         index, label, gt_boxes, unmet = each_image(

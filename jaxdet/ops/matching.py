@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdet.ops.boxes import iou as pairwise_iou
+
 
 class Matches(NamedTuple):
     """What each of A anchors is for training."""
@@ -35,3 +37,38 @@ def match(iou, gt_valid, low, high, allow_low_quality):
         best_of_box = iou.max(axis=1, keepdims=True)
         label = jnp.where(((iou == best_of_box) & (best_of_box > 0)).any(axis=0), 1, label)
     return Matches(jnp.argmax(iou, axis=0).astype(jnp.int32), label.astype(jnp.int32))
+
+
+def match_boxes(gt_boxes, gt_valid, anchors, low, high, allow_low_quality, block=32):
+    """`match` of the boxes [G, 4] with anchors [A, 4], and which real boxes meet an anchor at all, bool [G].
+
+    The whole IoU matrix of 500 boxes and the 268,000 anchors of a large picture would take 512 MiB: it is made and used
+    for `block` boxes at a time, with the same result.
+    """
+    count = len(gt_boxes)
+    if count <= block:
+        iou = pairwise_iou(gt_boxes, anchors)
+        return match(iou, gt_valid, low, high, allow_low_quality), gt_valid & (iou > 0).any(axis=1)
+
+    def one_block(carry, part):
+        best, gt_index, best_of_a_box = carry
+        first, boxes, valid = part
+        iou = jnp.where(valid[:, None], pairwise_iou(boxes, anchors), -1.0)
+        best_here = iou.max(axis=0)
+        index = first + jnp.argmax(iou, axis=0).astype(jnp.int32)
+        gt_index = jnp.where(best_here > best, index, gt_index)  # equal ones: the first box
+        most = iou.max(axis=1, keepdims=True)
+        best_of_a_box |= ((iou == most) & (most > 0)).any(axis=0)
+        return (jnp.maximum(best, best_here), gt_index, best_of_a_box), most[:, 0] > 0
+
+    blocks = -(-count // block)
+    padding = [(0, blocks * block - count)]
+    boxes = jnp.pad(jnp.asarray(gt_boxes, jnp.float32), [*padding, (0, 0)]).reshape(blocks, block, 4)
+    valid = jnp.pad(gt_valid, padding).reshape(blocks, block)
+    nothing = jnp.full(len(anchors), -1.0), jnp.zeros(len(anchors), jnp.int32), jnp.zeros(len(anchors), bool)
+    first = jnp.arange(blocks, dtype=jnp.int32) * block
+    (best, gt_index, best_of_a_box), meets = jax.lax.scan(one_block, nothing, (first, boxes, valid))
+    label = jnp.where(best >= high, 1, jnp.where(best < low, 0, -1))
+    if allow_low_quality:
+        label = jnp.where(best_of_a_box, 1, label)
+    return Matches(gt_index, label.astype(jnp.int32)), meets.reshape(-1)[:count]

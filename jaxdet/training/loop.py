@@ -26,7 +26,7 @@ from jaxdet.training.optimizer import optimizer, peak_rate
 from jaxdet.training.preemption import PREEMPTED, Preemption
 from jaxdet.training.start import start_from
 from jaxdet.training.step import create_state, train_step
-from jaxdet.validation import Interrupted, Validation, check_categories, compile_shapes
+from jaxdet.validation import Interrupted, Validation, check_categories, compile_shapes, remat_options
 
 
 def train(config, workdir):
@@ -103,8 +103,9 @@ def train(config, workdir):
     # ---- every training shape compiled before the first step; evaluation compiles when it first runs -----------------
     step = functools.partial(train_step, model=model, optimizer=update, config=config)
     size, resizing = config.train.batch_size, config.data.train.resizing
+    sharded, options = (shardings, replicated(mesh)), remat_options(config)
     steps = compile_shapes(
-        "training", step, state, batches.shapes, size, boxes, resizing, mesh, (shardings, replicated(mesh))
+        "training", step, state, batches.shapes, size, boxes, resizing, mesh, sharded, options
     )
     validation = Validation(config, model, val_source, boxes, mesh)
 
@@ -175,6 +176,7 @@ def train(config, workdir):
         log.close()
         checkpoints.close()
     compiled = len(steps) + len(validation.compiled)
+    print(progress.summary())
     print(
         f"compiled {len(steps)} shapes for training and {len(validation.compiled)} for evaluation: {compiled} in all"
     )

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import statistics
 import time
 
 import tensorboardX
@@ -68,11 +69,14 @@ class Progress:
             smoothing=0.05,
         )
         self.last, self.step_time, self.data_time = time.perf_counter(), 0.0, 0.0
+        self.step_times, self.data_times = [], []
 
     def lap(self, waited):
         """Ends a step that waited `waited` seconds for its batch."""
         now = time.perf_counter()
         self.step_time, self.data_time, self.last = now - self.last, waited, now
+        self.step_times.append(self.step_time)
+        self.data_times.append(self.data_time)
         self.bar.update()
 
     def show(self, metrics):
@@ -81,6 +85,13 @@ class Progress:
         self.bar.set_postfix_str(
             f"loss {metrics['loss']:.3f}, rate {metrics['learning_rate']:.2g}, "
             f"{self.step_time:.2f} s a step, {share:.0f}% waiting for data"
+        )
+
+    def summary(self):
+        """A line about all steps but the first, whose batch nobody could read ahead."""
+        steps, waits = self.step_times[1:] or self.step_times, self.data_times[1:] or self.data_times
+        return (
+            f"{statistics.median(steps):.2f} s a step, {100 * sum(waits) / sum(steps):.1f}% waiting for data"
         )
 
     def pause(self):

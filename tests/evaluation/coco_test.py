@@ -214,6 +214,55 @@ def test_table_has_a_column_for_each_detector():
     assert lines[12].split()[-2:] == ["1.100", "1.100"]
 
 
+def api_numbers(truth, detections):
+    """The COCO API itself."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        gt, dt = COCO(), COCO()
+        gt.dataset = copy.deepcopy(truth)
+        rows = [
+            row | {"id": i, "area": row["bbox"][2] * row["bbox"][3]}
+            for i, row in enumerate(detections, start=1)
+        ]
+        dt.dataset = truth | {"annotations": rows}
+        gt.createIndex(), dt.createIndex()
+        evaluator = COCOeval(gt, dt, "bbox")
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    return evaluator.stats
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_numbers_equal_the_api(seed):
+    """Crowds, equal boxes and scores, areas on the bounds, empty images, categories without boxes, over 100 detections."""
+    rng = np.random.default_rng(seed)
+    images = rng.permutation(100)[: rng.integers(1, 10)].tolist()
+    truth, detections = ground_truth([], images), []
+    for number in range(1, int(rng.integers(2, 40))):
+        box = [*rng.uniform(0, 100, 2), *np.exp(rng.uniform(1, 5.5, 2))]
+        if truth["annotations"] and rng.random() < 0.2:
+            box = rng.choice([row["bbox"] for row in truth["annotations"]])
+        x, y, width, height = map(float, np.round(box, int(rng.choice([0, 6]))))
+        image, category = int(rng.choice(images)), int(rng.choice([3, 7]) if seed else 7)
+        area = float(rng.choice([1024, 9216, 0.7 * width * height]))
+        row = {"image_id": image, "category_id": category, "bbox": [x, y, width, height]}
+        row |= {"area": area, "iscrowd": int(rng.random() < 0.15)}
+        truth["annotations"].append(row | {"id": number})
+        for _ in range(rng.integers(0, 6)):
+            spread = rng.choice([0, 0.05, 0.2]) * np.array([width, height, width, height])
+            dx, dy, dw, dh = rng.normal(0, 1, 4) * spread
+            box = x + dx, y + dy, max(width + dw, 1.0), max(height + dh, 1.0)
+            kind = category if rng.random() < 0.9 else int(rng.choice([3, 7]))
+            detections.append(detection(image, *box, round(rng.random(), 1), kind))
+    for image in images:
+        for _ in range(rng.choice([0, 3, 130])):
+            box = (*rng.uniform(0, 100, 2), *np.exp(rng.uniform(1, 5.5, 2)))
+            detections.append(detection(image, *box, round(rng.random(), 2), int(rng.choice([3, 7]))))
+    rng.shuffle(detections)
+    numbers = list(coco.evaluate(truth, detections).values())
+    np.testing.assert_allclose(numbers, api_numbers(truth, detections), atol=1e-12)
+
+
 def api_proposal_recall(truth, proposals, counts):
     """The COCO API itself with useCats = 0, slow."""
     with contextlib.redirect_stdout(io.StringIO()):

@@ -6,10 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
 
 from jaxdet.models.faster_rcnn import frozen_parameters
 from jaxdet.models.layers import NORMS
 from jaxdet.models.resnet import ResNet
+from jaxdet.validation import remat_options
 from tests.models import tiny
 
 # Parameters of the published classifiers (18: 11,689,512, ..), less their last dense layer
@@ -105,3 +107,28 @@ def test_frozen_stages_keep_their_batch_statistics():
         assert np.array_equal(before, after) == path[0].startswith(("stem", "stage2", "stage3")), path
     for training, inference in zip(features[:2], frozen, strict=True):
         np.testing.assert_array_equal(training, inference)
+
+
+def test_rematerialised_stages_give_the_same_with_less_memory():
+    """Values, statistics and gradients; parameters and their names do not depend on it."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 64, 64, 3), np.float32)
+    options = remat_options(ConfigDict({"model": {"backbone": {"remat": (2,)}}}))
+    found = []
+    for remat in ((), (2, 3, 4, 5)):
+        resnet = ResNet(18, "batch_norm", 1, width=16, remat=remat)
+        shapes = jax.eval_shape(resnet.init, jax.random.key(0), x)
+        if not found:
+            variables = jax.tree.map(lambda leaf: 0.2 + 0.1 * rng.random(leaf.shape, np.float32), shapes)
+        jax.tree.map(lambda leaf, shape: np.testing.assert_equal(leaf.shape, shape.shape), variables, shapes)
+
+        def loss(params, resnet=resnet, variables=variables):
+            features, new = resnet.apply(variables | {"params": params}, x, mutable=["batch_stats"])
+            return sum(jnp.sum(jnp.sin(feature)) for feature in features), new
+
+        step = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(variables["params"])
+        compiled = step.compile(options)
+        found.append((compiled.memory_analysis().temp_size_in_bytes, compiled(variables["params"])))
+    (more, kept), (less, computed_again) = found
+    assert less < 0.75 * more
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), kept, computed_again)

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdet.ops.matching import match
+from jaxdet.ops.boxes import iou
+from jaxdet.ops.matching import match, match_boxes
 
 CASES = [
     *("rpn_ties", "rpn_smooth", "rpn_weak", "roi_ties", "roi_smooth"),
@@ -113,3 +114,39 @@ def test_against_loops_under_vmap(tenths, gt_valid, thresholds, allow_low_qualit
         np.testing.assert_array_equal(matches.label[image], label)
         real = label == 1
         np.testing.assert_array_equal(np.asarray(matches.gt_index)[image][real], gt_index[real])
+
+
+@pytest.mark.parametrize("allow_low_quality", [True, False])
+@pytest.mark.parametrize("count", [1, 32, 33, 100])
+def test_boxes_by_blocks_match_as_all_at_once(count, allow_low_quality):
+    """Whole coordinates, whose IoU has one value however it is computed, and so many equal ones."""
+    rng = np.random.default_rng(count)
+    corners = rng.integers(0, 40, (count + 3000, 2))
+    rows = np.concatenate([corners, corners + rng.integers(1, 30, (count + 3000, 2))], 1).astype(np.float32)
+    gt_boxes, anchors = rows[:count], rows[count:]
+    gt_boxes[count // 2] = 900, 900, 950, 950  # meets none
+    gt_boxes[count * 2 // 3 :: 2] = gt_boxes[
+        : len(gt_boxes[count * 2 // 3 :: 2])
+    ]  # equal boxes in different blocks
+    gt_valid = rng.random(count) < 0.8
+    gt_valid[count // 2] = True
+    gt_boxes[~gt_valid] = np.nan
+    overlap = iou(gt_boxes, anchors)
+    expected = match(overlap, gt_valid, 0.3, 0.7, allow_low_quality)
+    by_blocks = jax.jit(match_boxes, static_argnums=(3, 4, 5))
+    matches, meets = by_blocks(gt_boxes, gt_valid, anchors, 0.3, 0.7, allow_low_quality)
+    for ours, one in zip(matches, expected, strict=True):
+        assert ours.dtype == one.dtype
+        np.testing.assert_array_equal(ours, one)
+    np.testing.assert_array_equal(meets, gt_valid & (np.asarray(overlap) > 0).any(1))
+    assert not meets[count // 2]
+
+
+def test_memory_does_not_grow_with_the_boxes():
+    def needed(count):
+        shapes = [((count, 4), np.float32), (count, bool), ((50_000, 4), np.float32)]
+        arguments = [jax.ShapeDtypeStruct(np.atleast_1d(shape), dtype) for shape, dtype in shapes]
+        run = jax.jit(lambda *arrays: match_boxes(*arrays, 0.3, 0.7, True))
+        return run.lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+
+    assert needed(512) < 1.2 * needed(64) < 512 * 50_000

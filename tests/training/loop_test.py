@@ -46,6 +46,7 @@ def test_data_and_rate_are_printed(tiny_run):
     assert "train: 8 images (0 without a box to train on)" in tiny_run.printed
     assert "val: 5 images (1 without a box to train on)" in tiny_run.printed
     assert "learning rate 0.005 after 3 steps of warmup, for batches of 2" in tiny_run.printed
+    assert "% waiting for data" in tiny_run.printed.splitlines()[-2]
 
 
 def test_metrics_of_every_step(tiny_run):

@@ -74,3 +74,16 @@ def test_the_bar_tells_loss_rate_times_and_the_wait_for_data(capsys):
     text = capsys.readouterr().err
     assert "loss 1.234" in text or "loss 1.235" in text
     assert "rate 0.01" in text and "s a step" in text and "waiting for data" in text
+
+
+@pytest.mark.parametrize(
+    "steps, waits, said",
+    [
+        ([9.0, 0.2, 0.4, 0.2], [8.0, 0.0, 0.04, 0.0], "0.20 s a step, 5.0% waiting for data"),
+        ([2.0], [1.0], "2.00 s a step, 50.0% waiting for data"),
+    ],
+)
+def test_summary_leaves_out_the_first_step(steps, waits, said):
+    progress = Progress(0, len(steps), active=False)
+    progress.step_times, progress.data_times = steps, waits
+    assert progress.summary() == said
