@@ -1,8 +1,8 @@
 """The flags of train.py and eval.py, and configs by their place: what does not fit gets its answer in one line."""
 
-import difflib
 import os
 import pathlib
+import re
 import runpy
 import sys
 
@@ -41,7 +41,15 @@ def parse_flags(argv):
     except (ImportError, OSError) as error:  # the config file itself
         sys.exit(f"{os.path.basename(argv[0])}: {error}")
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        sys.exit(f"{os.path.basename(argv[0])}: {_unknown_key(argv) or error}")
+        sys.exit(f"{os.path.basename(argv[0])}: {_unknown_key(argv) or _with_range(error)}")
+
+
+def _with_range(error):
+    """The error about an override's value, with what is right for the key that it names."""
+    from jaxdet.config import RULES
+
+    key = re.search(r"--config\.([\w.]+)=", str(error))
+    return f"{error}; {RULES[key[1]][0]}" if key and key[1] in RULES else error
 
 
 def _unknown_key(argv):
@@ -56,13 +64,9 @@ def _unknown_key(argv):
         key = name.removeprefix("config.")
         if name == key or any(f"{other}.".startswith(f"{key}.") for other in keys):
             continue
-        near = [other for other in keys if other.split(".")[-1] == key.split(".")[-1]]
-        near += [other for other in difflib.get_close_matches(key, keys, 2) if other not in near]
-        if near:
-            return (
-                f"no key {name}; did you mean " + " or ".join(f"config.{other}" for other in near[:2]) + "?"
-            )
-        return f"no key {name}; there are " + ", ".join(f"config.{section}" for section in config)
+        from jaxdet.config import nearest  # only now, for it takes a moment
+
+        return f"no key {name}; {nearest(key, keys)}"
     return None
 
 
