@@ -162,3 +162,36 @@ def test_a_run_that_skips_names_and_counts_and_goes_on(tiny_run, tmp_path, monke
     ]
     losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
     assert [number for number in range(1, 7) if losses[number] is None] == hit
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_the_real_model_at_random_steps(tiny_data, tmp_path, monkeypatch, seed):
+    """A pixel of a float picture makes its step be left out; a target that is no box is left out by itself."""
+    config = tiny.get_config(tiny_data)
+    config.train.update(steps=16, nonfinite="skip", evaluate_every=16, checkpoint_every=16)
+    config.data.train.resizing = config.data.val.resizing = "torchvision"
+    config.data.workers = 0
+    rng, put, batches = np.random.default_rng(seed), loop.put_batch, tiny.training_batches(config)
+    spoiled, calls = {}, []
+
+    def spoiling(batch, mesh):
+        if len(calls) == 16 or not (batch["image_sizes"][:, 0] > 0).all():
+            return put(batch, mesh)  # one that the search for culprits makes
+        number, slot = len(calls) + 1, int(rng.integers(2))
+        calls.append(number)
+        kind, value = rng.choice(["images", "gt_boxes", "none"]), rng.choice([np.nan, np.inf, -np.inf])
+        if kind != "none":
+            batch[kind] = batch[kind].copy()
+            batch[kind][slot, 0, 0] = value
+        if kind == "images":
+            spoiled[number] = [int(batches.image_ids(number - 1)[slot])]
+        return put(batch, mesh)
+
+    monkeypatch.setattr(loop, "put_batch", spoiling)
+    with tiny.shared_executables(config):
+        state = loop.train(config, tmp_path)
+    assert int(state.step) == 16 and spoiled
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    skipped = [line for line in tiny.metrics(tmp_path) if "skipped_image_ids" in line]
+    assert {line["step"]: line["not_finite_alone"] for line in skipped} == spoiled
