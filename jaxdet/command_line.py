@@ -6,7 +6,7 @@ import re
 import runpy
 import sys
 
-from absl import app, flags
+from absl import flags
 from ml_collections import ConfigDict
 
 
@@ -34,10 +34,14 @@ def parse_flags(argv):
     """absl's parser, for `app.run`; exits with the nearest keys where an override names one that the config lacks."""
     kept = [argument for argument in argv if argument.lstrip("-") != "config.model.roi_head=None"]
     try:
-        rest = app.parse_flags_with_usage(kept)
+        rest = flags.FLAGS(kept)
         if kept != argv:  # the flags of ml_collections take no None for a whole section
             flags.FLAGS.config.model.roi_head = None
         return rest
+    except flags.Error as error:
+        sys.exit(
+            f"{os.path.basename(argv[0])}: {_with_range(error)}; --helpshort and --helpfull list the flags"
+        )
     except (ImportError, OSError) as error:  # the config file itself
         sys.exit(f"{os.path.basename(argv[0])}: {error}")
     except (AttributeError, LookupError, TypeError, ValueError) as error:

@@ -244,7 +244,7 @@ def _faults(flat):
 def nearest(key, keys):
     """Words that send the reader of an unknown key to the one or two that were meant, or to the sections."""
     near = [other for other in keys if other.split(".")[-1] == key.split(".")[-1]]
-    near += [other for other in difflib.get_close_matches(key, keys, 2) if other not in near]
+    near = near or difflib.get_close_matches(key, keys, 1)
     if near:
         return "did you mean " + " or ".join(f"config.{other}" for other in near[:2]) + "?"
     return "there are " + ", ".join(dict.fromkeys(f"config.{other.split('.')[0]}" for other in keys))

@@ -225,7 +225,8 @@ def test_an_older_workdir_loads_with_what_it_was_made_with(tmp_path, capsys):
         ("", "is no config"),
         ("[]", "is no config"),
         ('{"model": 3}', "is no config"),
-        ('{"model": {"depth": 3}, "data": {"train": {}, "val": {}}, "train": {}}', "config.seed is missing"),
+        ('{"model": {"depth": 3}, "data": {"train": {}, "val": {}}, "train": {}}', "is no config"),
+        ('{"data": {"train": {}, "val": {}}, "model": {"test": {}}, "train": {}}', "config.seed is missing"),
     ],
 )
 def test_a_damaged_config_of_a_workdir(tmp_path, content, message):

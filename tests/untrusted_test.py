@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 import sys
 from unittest import mock
@@ -16,6 +17,7 @@ from safetensors.numpy import save
 import jaxdet
 from jaxdet.data.tfds import TfdsSource
 from jaxdet.interop.files import read
+from tests import tiny
 
 CASES = int(os.environ.get("JAXDET_CASES", 150))
 # What Python tells an audit hook about code from elsewhere that begins to run
@@ -179,3 +181,10 @@ def test_a_tfds_directory_cannot_name_code(tmp_path, monkeypatch, hidden):
     ):
         TfdsSource(tmp_path)
     assert "evil" not in sys.modules and "JAXDET_EVIL" not in os.environ
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_every_requirement_has_both_bounds(name):
+    lines = [line.split("#")[0].strip() for line in (tiny.ROOT / name).read_text().splitlines()]
+    for line in filter(None, lines):
+        assert re.fullmatch(r"[\w.-]+>=[\d.]+,<[\d.]+", line), line

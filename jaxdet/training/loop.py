@@ -90,6 +90,11 @@ def _train(config, workdir, held):
             state, report = start_from(config.init_from, state, config, train_source.categories)
             state = jax.device_put(state, shardings)
             print(report)
+        elif config.model.backbone.freeze_at:
+            print(
+                "config.init_from is empty: the layers that config.model.backbone.freeze_at freezes stay random; give it a "
+                "workdir, or set config.model.backbone.freeze_at=0 and config.model.backbone.norm=group_norm"
+            )
     else:
         like = jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),

@@ -1,5 +1,6 @@
 """What a run writes down: metrics.jsonl, TensorBoard files and the progress bar."""
 
+import contextlib
 import json
 import math
 import pathlib
@@ -27,13 +28,16 @@ class MetricsLog:
             kept = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
             write_whole(self.path, "".join(line + "\n" for line in kept))
         self.file = self.path.open("ab", buffering=0)  # nothing is left over where the disk is full
-        self.tensorboard = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1)
+        # Its thread dies of a full disk and then nobody empties the queue: a short one would block the run for ever
+        self.tensorboard = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1, max_queue=100_000)
 
     def write(self, step, values):
         """Appends one line; values: dict of name to float, null in the file where it is not finite."""
         if not self.active:
             return
         self.note(step, **{name: value if math.isfinite(value) else None for name, value in values.items()})
+        if not self.tensorboard.file_writer.event_writer._worker.is_alive():
+            raise OSError(f"the TensorBoard file in {self.path.parent} cannot be written; is the disk full?")
         for name, value in values.items():
             self.tensorboard.add_scalar(name, value, step)
 
@@ -51,7 +55,8 @@ class MetricsLog:
         if not self.active:
             return
         self.file.close()
-        self.tensorboard.close()
+        with contextlib.suppress(OSError):  # a full disk, of which the run has told already
+            self.tensorboard.close()
 
 
 def _step(line):
