@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := $(RUNS)/demo
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow torture lint format clean
 
 demo: $(READY)
 	$(BIN)/python train.py --config configs/person_demo.py --workdir $(DEMO)
@@ -17,6 +17,14 @@ test: lint
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow $(PYTEST_FLAGS)
+
+# Hours of faults; docs/reliability.md says what they are.
+torture: $(READY)
+	JAXDET_CASES=10000 $(BIN)/python -m pytest tests/data/fuzz_test.py tests/untrusted_test.py
+	$(BIN)/python -m pytest -m slow tests/training/nonfinite_test.py tests/training/kill_test.py
+	rm -rf $(RUNS)/torture/kills
+	$(BIN)/python benchmarks/kills.py --kills 100 --workdir $(RUNS)/torture/kills
+	$(BIN)/python benchmarks/data_scale.py --workdir $(RUNS)/torture/scale
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -65,12 +65,11 @@ def compile_step(config, mesh, batch_size, height, width):
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state, shardings
     )
     split = NamedSharding(mesh, PartitionSpec(("data", "model")))
-    slot = pipeline.empty_slot((height, width), 16, config.data.train.resizing)
+    batch = pipeline.empty_batch(batch_size, (height, width), 16, config.data.train.resizing)
+    batch["image_ids"] = batch["image_ids"].astype("int32")
     batch = {
-        name: jax.ShapeDtypeStruct((batch_size, *value.shape), value.dtype, sharding=split)
-        for name, value in slot.items()
+        name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=split) for name, value in batch.items()
     }
-    batch["image_ids"] = jax.ShapeDtypeStruct((batch_size,), "int32", sharding=split)
     step = functools.partial(train_step, model=model, optimizer=update, config=config)
     step = jax.jit(step, donate_argnums=(0,), out_shardings=(shardings, replicated(mesh)))
     with jax.set_mesh(mesh):

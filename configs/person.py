@@ -146,6 +146,7 @@ def get_config(preset="detectron2"):
             batch_size=16,  # over all devices
             accumulation=1,  # parts of a batch computed one after the other
             shard_parameters=1,  # so many devices share one copy of parameters and optimiser state
+            nonfinite="stop",  # where a loss or gradient is NaN or infinite; "skip" leaves out the step, counts and names it
             log_every=20,
             evaluate_every=10_000,
             checkpoint_every=2_500,

@@ -4,6 +4,7 @@ W/checkpoints/STEP/     a whole TrainState; a folder under its final name is com
 """
 
 import pathlib
+import shutil
 
 import jax
 import orbax.checkpoint as ocp
@@ -31,6 +32,7 @@ class Checkpoints:
             enable_async_checkpointing=False,
         )
         handler = ocp.StandardCheckpointHandler()
+        self.folder = folder
         self.manager = ocp.CheckpointManager(folder, options=options, item_handlers=handler)
 
     def latest_step(self):
@@ -49,13 +51,25 @@ class Checkpoints:
     def save(self, step, state, average_precision=None):
         """Writes the state at `step`, in the place of one saved before; returns when it is whole on disk.
 
-        `average_precision` where it was evaluated.
+        `average_precision` where it was evaluated. Raises OSError, saying what is left, where it cannot be written, as on a
+        full disk: the checkpoints from before are as they were.
         """
         if step in self.manager.all_steps():
             self.manager.delete(step)
+        before = self.latest_step()
         metrics = None if average_precision is None else {"AP": float(average_precision)}
-        self.manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
-        self.manager.wait_until_finished()
+        try:
+            self.manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
+            self.manager.wait_until_finished()
+        except Exception as error:  # of Orbax, TensorStore or the system
+            free = shutil.disk_usage(self.folder).free / 2**20
+            size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 2**20
+            left = "none was saved before" if before is None else f"that of step {before} is whole"
+            reason = str(error).strip().split("\n")[0][:300]
+            raise OSError(
+                f"the checkpoint of step {step} ({size:.0f} MiB) cannot be written to {self.folder}, where {free:.0f} MiB "
+                f"are free; {left}. Make room and start again.\n{type(error).__name__}: {reason}"
+            ) from error
 
     def restore(self, step, like):
         """The state of `step`, with the structure, shapes and shardings of `like` (arrays or ShapeDtypeStructs)."""

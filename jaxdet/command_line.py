@@ -1,12 +1,12 @@
 """The flags of train.py and eval.py, and configs by their place: what does not fit gets its answer in one line."""
 
-import difflib
 import os
 import pathlib
+import re
 import runpy
 import sys
 
-from absl import app, flags
+from absl import flags
 from ml_collections import ConfigDict
 
 
@@ -34,14 +34,26 @@ def parse_flags(argv):
     """absl's parser, for `app.run`; exits with the nearest keys where an override names one that the config lacks."""
     kept = [argument for argument in argv if argument.lstrip("-") != "config.model.roi_head=None"]
     try:
-        rest = app.parse_flags_with_usage(kept)
+        rest = flags.FLAGS(kept)
         if kept != argv:  # the flags of ml_collections take no None for a whole section
             flags.FLAGS.config.model.roi_head = None
         return rest
+    except flags.Error as error:
+        sys.exit(
+            f"{os.path.basename(argv[0])}: {_with_range(error)}; --helpshort and --helpfull list the flags"
+        )
     except (ImportError, OSError) as error:  # the config file itself
         sys.exit(f"{os.path.basename(argv[0])}: {error}")
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        sys.exit(f"{os.path.basename(argv[0])}: {_unknown_key(argv) or error}")
+        sys.exit(f"{os.path.basename(argv[0])}: {_unknown_key(argv) or _with_range(error)}")
+
+
+def _with_range(error):
+    """The error about an override's value, with what is right for the key that it names."""
+    from jaxdet.config import RULES
+
+    key = re.search(r"--config\.([\w.]+)=", str(error))
+    return f"{error}; {RULES[key[1]][0]}" if key and key[1] in RULES else error
 
 
 def _unknown_key(argv):
@@ -56,13 +68,9 @@ def _unknown_key(argv):
         key = name.removeprefix("config.")
         if name == key or any(f"{other}.".startswith(f"{key}.") for other in keys):
             continue
-        near = [other for other in keys if other.split(".")[-1] == key.split(".")[-1]]
-        near += [other for other in difflib.get_close_matches(key, keys, 2) if other not in near]
-        if near:
-            return (
-                f"no key {name}; did you mean " + " or ".join(f"config.{other}" for other in near[:2]) + "?"
-            )
-        return f"no key {name}; there are " + ", ".join(f"config.{section}" for section in config)
+        from jaxdet.config import nearest  # only now, for it takes a moment
+
+        return f"no key {name}; {nearest(key, keys)}"
     return None
 
 

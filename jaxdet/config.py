@@ -1,83 +1,194 @@
 """Checks of a config before the first step, and its comparison with the one a workdir was started with."""
 
+import difflib
 import json
-import os
+import math
 import pathlib
 
 from ml_collections import ConfigDict
 
 from jaxdet.data.transforms import RESIZINGS
+from jaxdet.files import write_whole
 from jaxdet.models.layers import NORMS
 from jaxdet.models.resnet import BLOCKS
 
-
-def _whole(values):
-    return all(isinstance(value, int) and value > 0 for value in values)
+LARGEST = 2**31 - 1  # steps and random keys are int32 on the device
 
 
-# key -> (what is right, in words; the test). Only where a wrong value would train quietly or fail far away.
-RULES = {
-    "model.num_classes": ("at least 1", lambda v: v >= 1),
-    "model.dtype": ("float32 or bfloat16", lambda v: v in ("float32", "bfloat16")),
-    "model.pixel_mean": ("3 numbers", lambda v: len(v) == 3),
-    "model.pixel_std": ("3 numbers above 0", lambda v: len(v) == 3 and min(v) > 0),
-    "model.backbone.depth": (f"one of {sorted(BLOCKS)}", lambda v: v in BLOCKS),
-    "model.backbone.norm": (f"one of {', '.join(NORMS)}", lambda v: v in NORMS),
-    "model.backbone.freeze_at": ("0 (nothing) to 5 (all)", lambda v: v in range(6)),
-    "model.backbone.remat": ("stages out of 2 to 5", lambda v: set(v) <= {2, 3, 4, 5}),
-    "model.backbone.width": ("a positive multiple of 8", lambda v: v > 0 and v % 8 == 0),
-    "model.rpn.anchor_sizes": ("5 sizes above 0, one a level", lambda v: len(v) == 5 and min(v) > 0),
-    "model.rpn.anchor_ratios": ("ratios above 0", lambda v: len(v) > 0 and min(v) > 0),
-    "model.rpn.pre_nms_topk": (
-        "two whole numbers above 0, (training, test)",
-        lambda v: len(v) == 2 and _whole(v),
-    ),
-    "model.rpn.post_nms_topk": (
-        "two whole numbers above 0, (training, test)",
-        lambda v: len(v) == 2 and _whole(v),
-    ),
-    "model.rpn.positive_fraction": ("0 to 1", lambda v: 0 <= v <= 1),
-    "model.rpn.nms_iou": ("0 to 1", lambda v: 0 <= v <= 1),
-    "model.rpn.smallest_side": ("0 or more pixels", lambda v: v >= 0),
-    "model.roi_head.positive_fraction": ("0 to 1", lambda v: 0 <= v <= 1),
-    "model.roi_head.box_weights": ("4 numbers above 0", lambda v: len(v) == 4 and min(v) > 0),
-    "model.roi_head.sampling_ratio": ("at least 1", lambda v: v >= 1),
-    "model.test.score_threshold": ("0 to 1", lambda v: 0 <= v <= 1),
-    "model.test.nms_iou": ("0 to 1", lambda v: 0 <= v <= 1),
-    "model.test.smallest_side": ("0 or more pixels", lambda v: v >= 0),
-    "seed": ("0 or more", lambda v: v >= 0),
-    "data.categories": ("names", lambda v: all(isinstance(n, str) for n in v)),
-    "data.train.limit": ("0 (all) or more", lambda v: v >= 0),
-    "data.val.limit": ("0 (all) or more", lambda v: v >= 0),
-    "data.train.longest_side": ("above 0", lambda v: v > 0),
-    "data.val.longest_side": ("above 0", lambda v: v > 0),
-    "data.train.resizing": (f"one of {', '.join(RESIZINGS)}", lambda v: v in RESIZINGS),
-    "data.val.resizing": (f"one of {', '.join(RESIZINGS)}", lambda v: v in RESIZINGS),
-    "data.train.flip": ("0 to 1", lambda v: 0 <= v <= 1),
-    "data.workers": ("0 or more processes", lambda v: v >= 0),
-    "data.train.short_sides": ("whole numbers above 0", lambda v: len(v) > 0 and _whole(v)),
-    "data.val.short_sides": ("whole numbers above 0", lambda v: len(v) > 0 and _whole(v)),
-    "optimizer.name": ("sgd or adamw", lambda v: v in ("sgd", "adamw")),
-    "optimizer.schedule": ("step or cosine", lambda v: v in ("step", "cosine")),
-    "optimizer.step_boundaries": (
-        "whole numbers that rise",
-        lambda v: _whole(v) and sorted(set(v)) == list(v),
-    ),
-    "optimizer.learning_rate": ("above 0", lambda v: v > 0),
-    "optimizer.warmup_factor": ("above 0, at most 1", lambda v: 0 < v <= 1),
-    "optimizer.warmup_steps": ("0 or more", lambda v: v >= 0),
-    "optimizer.ema": ("0 (off) to below 1", lambda v: 0 <= v < 1),
-    "optimizer.clip_norm": ("0 (off) or more", lambda v: v >= 0),
-    "train.steps": ("at least 1", lambda v: v >= 1),
-    "train.batch_size": ("at least 1", lambda v: v >= 1),
-    "train.accumulation": ("at least 1", lambda v: v >= 1),
-    "train.shard_parameters": ("at least 1", lambda v: v >= 1),
-    "train.log_every": ("at least 1", lambda v: v >= 1),
-    "train.evaluate_every": ("at least 1", lambda v: v >= 1),
-    "train.checkpoint_every": ("at least 1", lambda v: v >= 1),
-    "train.keep_checkpoints": ("at least 1", lambda v: v >= 1),
-    "evaluation.batch_size": ("at least 1", lambda v: v >= 1),
+def _is_whole(value):
+    return type(value) is int and abs(value) <= LARGEST
+
+
+def _is_number(value):
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+# What is right for a key: words for the user, and a test that no value makes raise.
+
+
+def _whole(lowest, words=""):
+    words = words or f"at least {lowest}"
+    return f"a whole number, {words}", lambda v: _is_whole(v) and v >= lowest
+
+
+def _number(words, test=lambda v: True):
+    return f"a number, {words}", lambda v: _is_number(v) and test(v)
+
+
+def _several(words, test, whole=False):
+    each = _is_whole if whole else _is_number
+    return words, lambda v: type(v) in (tuple, list) and all(map(each, v)) and test(v)
+
+
+def _one_of(*choices):
+    first = "'' (none)" if choices[0] == "" else str(choices[0])
+    return (
+        f"one of {', '.join([first, *map(str, choices[1:])])}",
+        lambda v: type(v) is type(choices[-1]) and v in choices,
+    )
+
+
+FRACTION = _number("0 to 1", lambda v: 0 <= v <= 1)
+NOT_NEGATIVE = _number("0 or more", lambda v: v >= 0)
+ABOVE_0 = _number("above 0", lambda v: v > 0)
+FLAG = "True or False", lambda v: type(v) is bool
+TEXT = "a text", lambda v: type(v) is str
+TWO_COUNTS = _several(
+    "two whole numbers above 0, (training, test)", lambda v: len(v) == 2 and min(v) > 0, whole=True
+)
+SIDES = _several("whole numbers above 0", lambda v: len(v) > 0 and min(v) > 0, whole=True)
+
+SPLIT = {
+    "source": _one_of("coco", "tfds", "synthetic"),
+    "images": TEXT,
+    "annotations": TEXT,
+    "directory": TEXT,
+    "split": TEXT,
+    "scenes": _whole(0),
+    "scenes_seed": _whole(0),
+    "scenes_height": _whole(1),
+    "scenes_width": _whole(1),
+    "short_sides": SIDES,
+    "longest_side": _whole(1, "above 0"),
+    "resizing": _one_of(*RESIZINGS),
+    "limit": _whole(0, "0 (all) or more"),
+    "keep_empty": FLAG,
 }
+# key -> (what is right, in words; the test)
+RULES = {
+    "seed": _whole(0, "0 or more"),
+    "init_from": TEXT,
+    "model.num_classes": _whole(1),
+    "model.dtype": _one_of("float32", "bfloat16"),
+    "model.pixel_mean": _several("3 numbers", lambda v: len(v) == 3),
+    "model.pixel_std": _several("3 numbers above 0", lambda v: len(v) == 3 and min(v) > 0),
+    "model.bgr": FLAG,
+    "model.backbone.depth": (f"one of {sorted(BLOCKS)}", lambda v: type(v) is int and v in BLOCKS),
+    "model.backbone.width": ("a positive multiple of 8", lambda v: _is_whole(v) and v > 0 and v % 8 == 0),
+    "model.backbone.norm": _one_of(*NORMS),
+    "model.backbone.norm_epsilon": ABOVE_0,
+    "model.backbone.freeze_at": ("0 (nothing) to 5 (all)", lambda v: type(v) is int and v in range(6)),
+    "model.backbone.stride_in_1x1": FLAG,
+    "model.backbone.remat": _several("stages out of 2 to 5", lambda v: set(v) <= {2, 3, 4, 5}, whole=True),
+    "model.fpn.channels": ("a positive even number", lambda v: _is_whole(v) and v > 0 and v % 2 == 0),
+    "model.fpn.norm": _one_of("", *NORMS),
+    "model.rpn.anchor_sizes": _several("5 sizes above 0, one a level", lambda v: len(v) == 5 and min(v) > 0),
+    "model.rpn.anchor_ratios": _several("ratios above 0", lambda v: len(v) > 0 and min(v) > 0),
+    "model.rpn.rounded_anchors": FLAG,
+    "model.rpn.grid_strides": FLAG,
+    "model.rpn.num_convs": _whole(0),
+    "model.rpn.positive_iou": FRACTION,
+    "model.rpn.negative_iou": FRACTION,
+    "model.rpn.samples_per_image": _whole(1),
+    "model.rpn.positive_fraction": FRACTION,
+    "model.rpn.box_beta": NOT_NEGATIVE,
+    "model.rpn.normalize_by_sampled": FLAG,
+    "model.rpn.pre_nms_topk": TWO_COUNTS,
+    "model.rpn.post_nms_topk": TWO_COUNTS,
+    "model.rpn.nms_iou": FRACTION,
+    "model.rpn.smallest_side": NOT_NEGATIVE,
+    "model.roi_head.num_convs": _whole(0),
+    "model.roi_head.conv_norm": _one_of("", *NORMS),
+    "model.roi_head.num_fcs": _whole(0),
+    "model.roi_head.hidden": _whole(1),
+    "model.roi_head.class_agnostic": FLAG,
+    "model.roi_head.pool_size": _whole(1),
+    "model.roi_head.sampling_ratio": _whole(1),
+    "model.roi_head.aligned": FLAG,
+    "model.roi_head.level_epsilon": NOT_NEGATIVE,
+    "model.roi_head.positive_iou": FRACTION,
+    "model.roi_head.samples_per_image": _whole(1),
+    "model.roi_head.positive_fraction": FRACTION,
+    "model.roi_head.add_ground_truth": FLAG,
+    "model.roi_head.box_weights": _several("4 numbers above 0", lambda v: len(v) == 4 and min(v) > 0),
+    "model.roi_head.box_beta": NOT_NEGATIVE,
+    "model.loss_weights.rpn_objectness": NOT_NEGATIVE,
+    "model.loss_weights.rpn_box": NOT_NEGATIVE,
+    "model.loss_weights.roi_classification": NOT_NEGATIVE,
+    "model.loss_weights.roi_box": NOT_NEGATIVE,
+    "model.test.score_threshold": FRACTION,
+    "model.test.nms_iou": FRACTION,
+    "model.test.smallest_side": NOT_NEGATIVE,
+    "model.test.detections_per_image": _whole(1),
+    "data.categories": (
+        "names, none of them twice",
+        lambda v: type(v) in (tuple, list) and all(type(n) is str for n in v) and len(set(v)) == len(v),
+    ),
+    "data.workers": _whole(0, "0 or more processes"),
+    **{f"data.train.{key}": rule for key, rule in SPLIT.items()},
+    "data.train.flip": FRACTION,
+    **{f"data.val.{key}": rule for key, rule in SPLIT.items()},
+    "optimizer.name": _one_of("sgd", "adamw"),
+    "optimizer.learning_rate": ABOVE_0,
+    "optimizer.reference_batch": _whole(0, "0 (take the rate as it is) or more"),
+    "optimizer.warmup_steps": _whole(0, "0 or more"),
+    "optimizer.warmup_factor": _number("above 0, at most 1", lambda v: 0 < v <= 1),
+    "optimizer.schedule": _one_of("step", "cosine"),
+    "optimizer.step_boundaries": _several(
+        "whole numbers that rise", lambda v: min(v, default=1) > 0 and sorted(set(v)) == list(v), whole=True
+    ),
+    "optimizer.step_factor": _number("above 0, at most 1", lambda v: 0 < v <= 1),
+    "optimizer.momentum": _number("0 to below 1", lambda v: 0 <= v < 1),
+    "optimizer.weight_decay": NOT_NEGATIVE,
+    "optimizer.clip_norm": _number("0 (off) or more", lambda v: v >= 0),
+    "optimizer.ema": _number("0 (off) to below 1", lambda v: 0 <= v < 1),
+    "train.steps": _whole(1),
+    "train.batch_size": _whole(1),
+    "train.accumulation": _whole(1),
+    "train.shard_parameters": _whole(1),
+    "train.nonfinite": _one_of("stop", "skip"),
+    "train.log_every": _whole(1),
+    "train.evaluate_every": _whole(1),
+    "train.checkpoint_every": _whole(1),
+    "train.keep_checkpoints": _whole(1),
+    "evaluation.batch_size": _whole(1),
+}
+HEAD = "model.roi_head"  # None where there is no second stage
+
+
+def _contradictions(flat):
+    """(keys, what is wrong with them together) of values that are right one by one."""
+    yield (
+        ("train.batch_size", "train.accumulation"),
+        "the first does not divide into so many parts",
+        flat["train.batch_size"] % flat["train.accumulation"],
+    )
+    yield (
+        ("model.rpn.negative_iou", "model.rpn.positive_iou"),
+        "the first must not be above the second",
+        flat["model.rpn.negative_iou"] > flat["model.rpn.positive_iou"],
+    )
+    for split in ("data.train", "data.val"):
+        source = f"{split}.source"
+        needed = {"coco": ("images", "annotations"), "tfds": ("directory", "split"), "synthetic": ("scenes",)}
+        for key in needed[flat[source]]:
+            key = f"{split}.{key}"
+            yield (source, key), "this source needs the other key", not flat[key]
+        yield (
+            (source, "data.categories"),
+            "drawn scenes hold people alone",
+            flat[source] == "synthetic" and set(flat["data.categories"]) - {"person"},
+        )
 
 
 # What may change without making another model of the same parameters.
@@ -89,25 +200,82 @@ FREE = (
     "model.rpn.pre_nms_topk",
     "model.rpn.post_nms_topk",
 )
+# Keys that came later, each with the value that older workdirs were made with
+ADDED = {
+    "init_from": "",
+    "model.backbone.remat": (),
+    "model.test.smallest_side": 0.0,
+    "data.train.resizing": "detectron2",
+    "data.val.resizing": "detectron2",
+    "train.shard_parameters": 1,
+    "train.nonfinite": "stop",
+}
 
 
 def check_config(config):
-    """Raises ValueError that names every key with a wrong value, and what is right there."""
-    flat, wrong = flatten(config.to_dict()), []
-    for key, (right, test) in RULES.items():
-        if key in flat and not _passes(test, flat[key]):
-            wrong.append(f"  config.{key} is {flat[key]!r}: {right}")
-    if not wrong and flat["train.batch_size"] % flat["train.accumulation"]:
-        wrong.append("  config.train.batch_size does not divide into config.train.accumulation parts")
+    """Raises ValueError that names every key that is unknown, missing or has a wrong value, and what is right there.
+
+    Where all are right one by one, those that contradict each other are named together.
+    """
+    flat = flatten(config.to_dict())
+    wrong = _faults(flat) or [
+        f"  {' and '.join(f'config.{key} is {flat[key]!r}' for key in keys)}: {what}"
+        for keys, what, contradict in _contradictions(flat)
+        if contradict
+    ]
     if wrong:
         raise ValueError("the config cannot be right:\n" + "\n".join(wrong))
 
 
-def _passes(test, value):
+def _faults(flat):
+    headless = flat.get(HEAD, "") is None
+    rules = {key: rule for key, rule in RULES.items() if not (headless and key.startswith(f"{HEAD}."))}
+    unknown = [key for key in flat if key not in rules and not (headless and key == HEAD)]
+    faults = [f"  no key config.{key}; {nearest(key, rules)}" for key in unknown]
+    faults += [f"  config.{key} is missing: {rules[key][0]}" for key in rules if key not in flat]
+    for key, (right, test) in rules.items():
+        if key in flat and not test(flat[key]):
+            faults.append(f"  config.{key} is {flat[key]!r}: {right}")
+    return faults
+
+
+def nearest(key, keys):
+    """Words that send the reader of an unknown key to the one or two that were meant, or to the sections."""
+    near = [other for other in keys if other.split(".")[-1] == key.split(".")[-1]]
+    near = near or difflib.get_close_matches(key, keys, 1)
+    if near:
+        return "did you mean " + " or ".join(f"config.{other}" for other in near[:2]) + "?"
+    return "there are " + ", ".join(dict.fromkeys(f"config.{other.split('.')[0]}" for other in keys))
+
+
+def load_config(directory):
+    """Config of a workdir, W/config.json, with the keys that came later than it.
+
+    Raises FileNotFoundError where there is none, ValueError where it is damaged or has a key or value that cannot be.
+    """
+    path = pathlib.Path(directory) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{directory} holds no run: there is no {path}; train.py --workdir makes one")
     try:
-        return bool(test(value))
-    except TypeError:  # words where numbers belong
-        return False
+        config = ConfigDict(_with_tuples(json.loads(path.read_text())))
+        for split in (config.data.train, config.data.val):
+            if "floor_sizes" in split:  # `resizing` has taken its place
+                del split["floor_sizes"]
+        flat = flatten(config.to_dict())
+        config.update_from_flattened_dict({key: value for key, value in ADDED.items() if key not in flat})
+        faults = _faults(flatten(config.to_dict()))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no config: {error}") from None
+    if faults:
+        raise ValueError(f"{path} cannot be right:\n" + "\n".join(faults))
+    return config
+
+
+def _with_tuples(value):
+    """JSON has no tuples, and configs no lists."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(item) for name, item in value.items()}
+    return tuple(value) if isinstance(value, list) else value
 
 
 def flatten(config, prefix=""):
@@ -155,9 +323,8 @@ def compare_configs(workdir, config, resuming):
     Raises ValueError where the model, the kind of optimiser or the use of averaged parameters differs. Everything else
     may change on the way and counts from here on.
     """
-    path = pathlib.Path(workdir) / "config.json"
-    if resuming and path.exists():
-        before = ConfigDict(json.loads(path.read_text()))
+    if resuming and (pathlib.Path(workdir) / "config.json").exists():
+        before = load_config(workdir)
         check_same_model(before, config, workdir)
         check_same_state(before, config, workdir)
         changed = changes(before.to_dict(), config.to_dict())
@@ -168,7 +335,4 @@ def compare_configs(workdir, config, resuming):
 
 def write_config(workdir, config):
     """Writes W/config.json, whole or not at all."""
-    path = pathlib.Path(workdir) / "config.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    os.replace(partial, path)
+    write_whole(pathlib.Path(workdir) / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")

@@ -5,9 +5,9 @@ import pathlib
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from jaxdet.checkpoint import Checkpoints
+from jaxdet.config import load_config
 from jaxdet.data import transforms
 from jaxdet.evaluation.run import original_boxes, rpn_categories
 from jaxdet.models import FasterRCNN
@@ -27,28 +27,15 @@ def load(directory, step=None):
     return Detector(config, load_variables(directory, step), categories)
 
 
-def load_config(directory):
-    """Config of a workdir. Raises FileNotFoundError where there is none."""
-    return ConfigDict(_with_tuples(_read(directory, "config.json")))
-
-
 def load_categories(directory):
     """Categories of a workdir's training as [{"id", "name"}], in the order of the labels. Raises as load_config."""
-    return _read(directory, "categories.json")
-
-
-def _with_tuples(value):
-    """JSON has no tuples, and configs no lists."""
-    if isinstance(value, dict):
-        return {name: _with_tuples(item) for name, item in value.items()}
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _read(directory, name):
-    path = pathlib.Path(directory) / name
+    path = pathlib.Path(directory) / "categories.json"
     if not path.exists():
         raise FileNotFoundError(f"{directory} holds no run: there is no {path}; train.py --workdir makes one")
-    return json.loads(path.read_text())
+    try:
+        return [{"id": int(c["id"]), "name": str(c["name"])} for c in json.loads(path.read_text())]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no list of categories: {error}") from None
 
 
 def load_variables(directory, step=None):

@@ -14,6 +14,7 @@ from jaxdet.data import pipeline
 from jaxdet.data.coco import summary
 from jaxdet.detector import check_detects, load_categories, load_config, load_variables
 from jaxdet.evaluation import run as evaluation
+from jaxdet.files import write_whole
 from jaxdet.mesh import device_mesh, is_first, put_batch, replicated, wait_for_all
 from jaxdet.models import FasterRCNN
 
@@ -43,8 +44,8 @@ def evaluate_run(config, workdir, pictures=0):
     print(evaluation.results_table(results))
     print(f"compiled {len(validation.compiled)} shapes for evaluation")
     detections = validation.found.get("roi", validation.found["rpn"])
-    (workdir / "eval.json").write_text(json.dumps(results, indent=2) + "\n")
-    (workdir / "detections.json").write_text(json.dumps(detections) + "\n")
+    write_whole(workdir / "eval.json", json.dumps(results, indent=2) + "\n")
+    write_whole(workdir / "detections.json", json.dumps(detections) + "\n")
     print(f"numbers in {workdir / 'eval.json'}, detections in {workdir / 'detections.json'}")
     if pictures:
         with_head = "roi" in validation.found

@@ -75,7 +75,10 @@ def test_a_section_that_a_config_switches_off(tmp_path):
 @pytest.mark.parametrize(
     "flag, answer",
     [
-        ("--config.train.steps=abc", "--config.train.steps=abc: invalid literal for int"),
+        (
+            "--config.train.steps=abc",
+            "--config.train.steps=abc: invalid literal for int() with base 10: 'abc'; a whole number, at least 1",
+        ),
         ("--config.train.steps=1.5", "--config.train.steps=1.5: invalid literal for int"),
         (
             "--config.data.train.flip=often",

@@ -2,7 +2,9 @@ import ast
 import functools
 import importlib
 import json
+import math
 import pathlib
+import re
 
 import jax
 import pytest
@@ -55,7 +57,7 @@ def test_every_key_is_read_somewhere(name):
     """Keys of `model` are fields of modules, which refuse unknown ones; both kinds must be read by name."""
     keys = checks.flatten(load(name).to_dict())
     unread = [key for key in keys if key.split(".")[-1] not in read_attributes()]
-    # the four weights and the three settings of the last stage go by name into dictionaries and keyword arguments
+    # the four weights and the settings of the last stage go by name into dictionaries and keyword arguments
     passed = ("model.loss_weights.", "model.test.")
     assert [key for key in unread if not key.startswith(passed)] == []
 
@@ -83,8 +85,8 @@ def test_wrong_values_are_all_named_at_once():
         checks.check_config(config)
     message = str(error.value)
     assert "config.model.backbone.depth is 19: one of [18, 34, 50, 101]" in message
-    assert "config.optimizer.learning_rate is 0.0: above 0" in message
-    assert "config.train.steps is -5: at least 1" in message
+    assert "config.optimizer.learning_rate is 0.0: a number, above 0" in message
+    assert "config.train.steps is -5: a whole number, at least 1" in message
 
 
 @pytest.mark.parametrize(
@@ -133,11 +135,132 @@ def test_a_wrong_value_is_refused(key, value):
         checks.check_config(checks.ConfigDict(config))
 
 
-def test_a_batch_divides_into_its_parts():
+@pytest.mark.parametrize("name", NAMES)
+def test_every_key_has_a_rule_and_no_other_type_passes(name):
+    config = load(name)
+    flat = checks.flatten(config.to_dict())
+    without_head = {key for key in checks.RULES if not key.startswith("model.roi_head.")}
+    assert flat.keys() == (
+        checks.RULES.keys() if config.model.roi_head else without_head | {"model.roi_head"}
+    )
+    for key in flat.keys() & checks.RULES.keys():
+        right, test = checks.RULES[key]
+        assert test(flat[key]) and right
+        wrong = [math.nan, math.inf, -1, 2**31, None, b"", {}, [None], ("a", 1), object(), (math.nan,) * 4]
+        wrong += [str(flat[key]) + "s"] if type(flat[key]) is not str else [7]
+        wrong += [1, 0] if type(flat[key]) is bool else [True]
+        for value in wrong:
+            large = value == 2**31 and test(1e9)  # a real number without an upper end
+            assert large or not test(value), (key, value)
+
+
+def test_unknown_and_missing_keys_of_a_config_file():
     config = person.get_config()
-    config.train.update(batch_size=16, accumulation=3)
-    with pytest.raises(ValueError, match="does not divide"):
+    config.model.backbone.dpeth = 18
+    config.warmup_steps = 3
+    del config.data.train["flip"]
+    with pytest.raises(ValueError) as error:
         checks.check_config(config)
+    assert "no key config.model.backbone.dpeth; did you mean config.model.backbone.depth?" in str(error.value)
+    assert "no key config.warmup_steps; did you mean config.optimizer.warmup_steps?" in str(error.value)
+    assert "config.data.train.flip is missing: a number, 0 to 1" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            {"train.batch_size": 16, "train.accumulation": 3},
+            "config.train.batch_size is 16 and config.train.accumulation is 3: the first does not divide",
+        ),
+        (
+            {"model.rpn.negative_iou": 0.8},
+            "config.model.rpn.negative_iou is 0.8 and config.model.rpn.positive_iou is 0.7: the first must not be above",
+        ),
+        (
+            {"data.val.short_sides": (1400,)},
+            r"config.data.val.short_sides is \(1400,\) and config.data.val.longest_side is 1333: no short side",
+        ),
+        (
+            {"data.train.source": "tfds"},
+            "config.data.train.source is 'tfds' and config.data.train.directory is '': this source needs",
+        ),
+        (
+            {"data.train.source": "synthetic"},
+            "config.data.train.source is 'synthetic' and config.data.train.scenes is 0: this source needs",
+        ),
+        (
+            {"data.val.source": "synthetic", "data.val.scenes": 5, "data.categories": ("dog",)},
+            r"config.data.val.source is 'synthetic' and config.data.categories is \('dog',\): drawn scenes hold people",
+        ),
+    ],
+)
+def test_keys_that_contradict_each_other_are_named_together(change, message):
+    config = person.get_config()
+    config.update_from_flattened_dict(change)
+    with pytest.raises(ValueError, match=message):
+        checks.check_config(config)
+
+
+def older(config):
+    """What a workdir held before some keys were there."""
+    content = json.loads(config.to_json())
+    for split in content["data"]["train"], content["data"]["val"]:
+        del split["resizing"]
+        split["floor_sizes"] = False
+    del content["model"]["test"]["smallest_side"], content["train"]["nonfinite"]
+    del content["train"]["shard_parameters"], content["init_from"]
+    return content
+
+
+def test_an_older_workdir_loads_with_what_it_was_made_with(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(older(person.get_config())))
+    assert checks.changes(checks.load_config(tmp_path).to_dict(), person.get_config().to_dict()) == {}
+    checks.compare_configs(tmp_path, person.get_config(), resuming=True)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("", "is no config"),
+        ("[]", "is no config"),
+        ('{"model": 3}', "is no config"),
+        ('{"model": {"depth": 3}, "data": {"train": {}, "val": {}}, "train": {}}', "is no config"),
+        ('{"data": {"train": {}, "val": {}}, "model": {"test": {}}, "train": {}}', "config.seed is missing"),
+    ],
+)
+def test_a_damaged_config_of_a_workdir(tmp_path, content, message):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"config\.json (.|\n)*{message}"):
+        checks.load_config(tmp_path)
+
+
+# Where the keys of a section are read, as jaxdet spells it
+READ_AS = {
+    "optimizer": r"(settings|optimizer)\.",
+    "train": r"config\.train\.",
+    "evaluation": r"config\.evaluation\.",
+    "data.train": r"(split|config\.data\.train)\.",
+    "data.val": r"(split|config\.data\.val)\.",
+    "data": r"config\.data\.",
+    "": r"config\.",
+    "model.backbone": r"(self|model\.backbone)\.",
+}
+
+
+def test_every_key_is_read_in_the_section_it_stands_in():
+    """Not only some attribute of that name: `.split` and `.name` are everywhere."""
+    sources = "\n".join(
+        path.read_text() for path in (ROOT / "jaxdet").rglob("*.py") if path.name != "config.py"
+    )
+    for key in checks.RULES:
+        section, _, name = key.rpartition(".")
+        if key.startswith(("model.loss_weights.", "model.test.")):
+            assert re.search(rf"\b{name}\b", sources), key  # by name, into keyword arguments
+        else:
+            way = READ_AS.get(section, r"self\.")
+            assert re.search(rf"{way}{name}\b", sources), key
 
 
 def test_changes_are_named_key_by_key():

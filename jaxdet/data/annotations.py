@@ -122,13 +122,16 @@ def summary(source):
         by_reason.setdefault(item["reason"], []).append(item)
     for reason, items in sorted(by_reason.items(), key=lambda pair: -len(pair[1])):
         examples = [
-            ", ".join(f"{key} {value}" for key, value in item.items() if key not in ("reason", "detail"))
+            ", ".join(
+                f"{key} {value!s:.60}" for key, value in item.items() if key not in ("reason", "detail")
+            )
             for item in items[:3]
         ]
         lines.append(
             f"skipped {len(items)}: {reason} ({'; '.join(examples)}{'; ...' if len(items) > 3 else ''})"
         )
-    return "\n".join(lines)
+    # a name may hold what no terminal takes
+    return "\n".join(lines).encode("utf-8", "backslashreplace").decode()
 
 
 def _corners(xywh):

@@ -146,7 +146,7 @@ class CocoSource:
 
     def _present(self, entries):
         """Ids, ascending, of the images whose file is in the folder; each subfolder is listed once, nothing opened."""
-        listings, present = {}, []
+        listings, present, root = {}, [], os.path.realpath(self.folder)
         for image_id in sorted(entries):
             name = entries[image_id][0]
             if posixpath.isabs(name) or ".." in name.split("/"):
@@ -154,15 +154,18 @@ class CocoSource:
                 continue
             subfolder, base = posixpath.split(name)
             if subfolder not in listings:
-                listings[subfolder] = _listing(os.path.join(self.folder, subfolder))
-            if base in listings[subfolder]:
+                listings[subfolder] = _listing(os.path.join(self.folder, subfolder), root)
+            if base not in listings[subfolder]:
+                self._skip_image("image file missing", image_id, name)
+            elif listings[subfolder][base]:
                 present.append(image_id)
             else:
-                self._skip_image("image file missing", image_id, name)
+                self._skip_image("file_name leaves the image folder", image_id, name, "by a symbolic link")
         if not present:
             name = entries[min(entries)][0]
-            inside = sorted(listings.get("", _listing(self.folder)))
-            nearer = [sub for sub in inside if os.path.exists(os.path.join(self.folder, sub, name))]
+            inside = sorted(os.listdir(self.folder))
+            nearer = [sub for sub in inside if os.path.isfile(os.path.join(self.folder, sub, name))]
+            nearer = [] if posixpath.isabs(name) else nearer
             raise ValueError(
                 f"none of the {len(entries)} images of {self.path} is in the folder {self.folder} (the first would be "
                 f"{name!r}; the folder holds {len(inside)} entries"
@@ -204,11 +207,14 @@ class CocoSource:
                 )
             elif rows[image_id] is not None and category_id in labels:
                 box, row = _four_floats(entry.get("bbox")), rows[image_id]
+                name, crowd = self.file_names[row], entry.get("iscrowd")
                 if box is None:
-                    name, detail = self.file_names[row], _short(entry.get("bbox"))
+                    detail = _short(entry.get("bbox"))
                     self._skip_annotation("bbox is not four numbers", annotation_id, image_id, name, detail)
+                elif crowd not in (None, 0, 1):
+                    detail = _short(crowd)
+                    self._skip_annotation("iscrowd is neither 0 nor 1", annotation_id, image_id, name, detail)
                 else:
-                    crowd = entry.get("iscrowd", 0)
                     columns.add(row, annotation_id, labels[category_id], box, entry.get("area"), crowd)
         return columns
 
@@ -237,6 +243,8 @@ def load_json(path):
         ) from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: no valid JSON: {error.reason} at byte {error.start}, not UTF-8") from None
+    except (RecursionError, ValueError) as error:  # nested without end; a number of thousands of digits
+        raise ValueError(f"{path}: no JSON that can be read: {error}") from None
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict):
             raise ValueError(
@@ -290,12 +298,30 @@ def _without_masks(item):
     return item
 
 
-def _listing(folder):
+def _listing(folder, root):
+    """{name: whether it lies within `root`, symbolic links followed} of the files in a folder; {} without one."""
     try:
+        within = _is_within(folder, root)
         with os.scandir(folder) as entries:
-            return {entry.name for entry in entries}
+            return {
+                entry.name: within and (not entry.is_symlink() or _is_within(entry.path, root))
+                for entry in entries
+                if _is_file(entry)
+            }
+    except (OSError, ValueError):  # no such folder; a name that can be none, with a zero byte in it
+        return {}
+
+
+def _is_within(path, root):
+    return os.path.commonpath([os.path.realpath(path), root]) == root
+
+
+def _is_file(entry):
+    """Whether a directory entry is a file, and no pipe that would be waited for; False for links in a circle."""
+    try:
+        return entry.is_file()
     except OSError:
-        return set()
+        return False
 
 
 def _chunk_sizes(paths):

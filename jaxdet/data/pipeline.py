@@ -108,14 +108,18 @@ class Loader:
         self.shapes, bucket = buckets(source, split)
         self.members = [np.flatnonzero(bucket == b) for b in range(len(self.shapes))]
 
+    def chosen(self, bucket, position):
+        """Record at `position` of the endless stream of a bucket, shuffled anew on each pass."""
+        members = self.members[bucket]
+        passes, place = divmod(position, len(members))
+        return members[_permutation(self.seed, bucket, passes, len(members))[place]]
+
     def training_slot(self, bucket, position, slot=None):
-        """Slot `position` of the endless stream of a bucket, shuffled anew on each pass, flipped and scaled at random.
+        """Slot `position` of the endless stream of a bucket, flipped and scaled at random.
 
         It is written into `slot` where one is given, an empty one, such as a row of a batch.
         """
-        members = self.members[bucket]
-        passes, place = divmod(position, len(members))
-        index = members[_permutation(self.seed, bucket, passes, len(members))[place]]
+        index = self.chosen(bucket, position)
         rng = np.random.default_rng((self.seed, bucket, position))
         short_side = self.split.short_sides[rng.integers(len(self.split.short_sides))]
         return self._slot(slot, bucket, index, short_side, rng.random() < self.split.flip)
@@ -199,6 +203,13 @@ class TrainingBatches:
         for b in range(len(sizes)):
             before[bucket == b] = np.arange(np.count_nonzero(bucket == b))
         return bucket, before
+
+    def image_ids(self, step):
+        """Ids of the pictures of the whole batch of `step`, whichever process reads them: int64 [batch_size]."""
+        bucket, before = (int(of_steps[step]) for of_steps in self.plan(step + 1))
+        first = before * self.batch_size
+        chosen = [self.loader.chosen(bucket, first + slot) for slot in range(self.batch_size)]
+        return np.asarray(self.loader.source.image_ids)[chosen]
 
     def read(self, start, stop, workers, shard=0, shards=1):
         """Iterator over the batches of steps start..stop-1; host `shard` of `shards` reads its part of each batch.

@@ -240,6 +240,7 @@ def _open(directory, split):
             "dataset_info.json, which lies in a folder such as ~/tensorflow_datasets/coco/2017/1.1.0. Make one with "
             "python -m jaxdet.data.tfds --images DIR --annotations FILE --output DIR\n" + HOW_TO_GET_COCO
         )
+    _check_classes(os.path.join(directory, "features.json"))
     try:
         builder = tfds.builder_from_directory(directory)
         features = builder.info.features
@@ -255,6 +256,8 @@ def _open(directory, split):
     for shard in shards:
         if not os.path.exists(shard):
             raise FileNotFoundError(f"{directory}: the shard {shard} is missing")
+        if os.path.dirname(os.path.realpath(shard)) != os.path.realpath(directory):
+            raise ValueError(f"{directory}: the shard {shard} lies outside of it")
     there = [key for key in FEATURES if key in features]
     missing = sorted(set(FEATURES) - set(there))
     if "objects" in there:
@@ -263,6 +266,28 @@ def _open(directory, split):
         raise ValueError(f"{directory}: not the layout of coco/2017: it lacks the features {missing}")
     chosen = tfds.features.FeaturesDict({key: features[key] for key in FEATURES})
     return records, chosen, features["objects"]["label"].names
+
+
+def _check_classes(path):
+    """Raises ValueError where features.json names a class that is not TFDS's own: TFDS would import its module."""
+
+    def names(value):
+        if isinstance(value, list):
+            return [name for item in value for name in names(item)]
+        if not isinstance(value, dict):
+            return []
+        found = [value[key] for key in ("pythonClassName", "python_class_name", "type") if key in value]
+        found = [name for name in found if isinstance(name, str)]
+        inner = [json.loads(v) if k == "json" and isinstance(v, str) else v for k, v in value.items()]
+        return found + [name for item in inner for name in names(item)]
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            foreign = [name for name in names(json.load(file)) if not name.startswith("tensorflow_datasets.")]
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"{path}: no valid JSON: {error}") from None
+    if foreign:
+        raise ValueError(f"{path}: the feature {foreign[0]} is none of TFDS's own and will not be imported")
 
 
 def _parse(records, features, position):

@@ -2,23 +2,10 @@
 
 import pathlib
 import pickle
+import re
 
 import numpy as np
 from safetensors.numpy import load_file
-
-# All that a pickle of arrays needs, in the spellings of NumPy 1 and 2
-ALLOWED = {
-    ("collections", "OrderedDict"),
-    ("_codecs", "encode"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy.core.numeric", "_frombuffer"),
-    ("numpy._core.numeric", "_frombuffer"),
-}
 
 
 def read(path):
@@ -65,6 +52,11 @@ def _read_torch(path):
             f"{path} needs torch to be read: pip install torch, or save it as .safetensors"
         ) from None
 
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+        raise ImportError(
+            f"{path} needs torch 2.6 or newer: a file can make older ones execute code (CVE-2025-32434)"
+        )
+
     def numbers(value):
         if isinstance(value, dict):
             return {name: numbers(item) for name, item in value.items()}
@@ -75,13 +67,68 @@ def _read_torch(path):
     return numbers(torch.load(path, map_location="cpu", weights_only=True))
 
 
+def _stand_ins():
+    """{(module, name): callable} of all that a pickle of arrays asks for, in the spellings of NumPy 1 and 2.
+
+    NumPy's own would take item sizes and flags from the file, and with them addresses for objects. Made anew for each
+    file, which could change what it is given.
+    """
+
+    class Type:
+        def __init__(self, name, *_):
+            if not re.fullmatch(r"[<>=|]?[fiu][1248]", name):
+                raise pickle.UnpicklingError(f"it has values of type {name!r:.20}; only numbers are read")
+            self.dtype = np.dtype(name)
+
+        def __setstate__(self, state):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+    class Array:
+        def __setstate__(self, state):
+            _, shape, kind, fortran, data = state
+            data = data.encode("latin1") if isinstance(data, str) else data
+            self.value = np.frombuffer(data, kind.dtype).reshape(shape, order="F" if fortran else "C")
+
+    def encode(text, encoding):
+        if encoding != "latin1":
+            raise pickle.UnpicklingError(f"it has bytes written as {encoding!r:.20}")
+        return text.encode("latin1")
+
+    def from_buffer(buffer, kind, shape, order):
+        return np.frombuffer(buffer, kind.dtype).reshape(shape, order=order)
+
+    def scalar(kind, data):
+        return np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, kind.dtype)[0]
+
+    known = {
+        ("collections", "OrderedDict"): dict,
+        ("_codecs", "encode"): encode,
+        ("numpy", "ndarray"): None,
+        ("numpy", "dtype"): Type,
+    }
+    for numpy in ("numpy.core", "numpy._core"):
+        known[f"{numpy}.multiarray", "_reconstruct"] = lambda *_: Array()
+        known[f"{numpy}.multiarray", "scalar"] = scalar
+        known[f"{numpy}.numeric", "_frombuffer"] = from_buffer
+    return known
+
+
 class _ArraysOnly(pickle.Unpickler):
+    def __init__(self, file):
+        super().__init__(file, encoding="latin1")
+        self.known = _stand_ins()
+
     def find_class(self, module, name):
-        if (module, name) not in ALLOWED:
+        if (module, name) not in self.known:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}; only arrays are read")
-        return super().find_class(module, name)
+        return self.known[module, name]
 
 
 def _read_pickle(path):
+    def arrays(value):
+        if isinstance(value, dict):
+            return {name: arrays(item) for name, item in value.items()}
+        return getattr(value, "value", value)
+
     with path.open("rb") as file:
-        return _ArraysOnly(file, encoding="latin1").load()
+        return arrays(_ArraysOnly(file).load())

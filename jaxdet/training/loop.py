@@ -5,9 +5,9 @@ that has a checkpoint goes on from it; since batch and noise of a step depend on
 numbers are those of a run that was never stopped.
 """
 
+import contextlib
 import functools
 import json
-import os
 import pathlib
 import sys
 import time
@@ -19,9 +19,11 @@ from jaxdet.config import check_config, compare_configs, write_config
 from jaxdet.data import pipeline
 from jaxdet.data.coco import summary
 from jaxdet.evaluation.run import results_table
+from jaxdet.files import only_one, write_whole
 from jaxdet.mesh import device_mesh, is_first, put_batch, replicated, state_sharding, wait_for_all
 from jaxdet.models import FasterRCNN
 from jaxdet.training.metrics import MetricsLog, Progress
+from jaxdet.training.nonfinite import Watch, culprits
 from jaxdet.training.optimizer import optimizer, peak_rate
 from jaxdet.training.preemption import PREEMPTED, Preemption
 from jaxdet.training.start import start_from
@@ -33,10 +35,15 @@ def train(config, workdir):
     """Trains `config` in `workdir`, going on from its last checkpoint, and evaluates at the end.
 
     Returns the final TrainState. Raises ValueError or FileNotFoundError before the first step where config or data are
-    wrong, and FloatingPointError, naming step and images, where a loss or gradient is not finite; the last checkpoint
-    is then from before. Told to end by SIGTERM it saves the step in hand and exits with PREEMPTED.
+    wrong, and FloatingPointError, naming step and images, where a loss or gradient is not finite and `train.nonfinite` is
+    to stop; the last checkpoint is then from before. Told to end by SIGTERM it saves the step in hand and exits with PREEMPTED.
     """
-    workdir = pathlib.Path(workdir)
+    with contextlib.ExitStack() as held:
+        return _train(config, pathlib.Path(workdir), held)
+
+
+def _train(config, workdir, held):
+    """As `train`; `held` keeps the workdir's lock until the end."""
     # ---- config and data, checked before anything is written ---------------------------------------------------------
     check_config(config)
     mesh = device_mesh(config.train.shard_parameters)
@@ -51,6 +58,9 @@ def train(config, workdir):
         print(f"{name}: {summary(source)}")
         check_categories(config, source, train_source.categories)
     workdir.mkdir(parents=True, exist_ok=True)
+    held.enter_context(
+        only_one(workdir, is_first())
+    )  # before a checkpoint manager tidies up what it takes for left over
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
     if checkpoints.latest_step() == 0:
         raise ValueError(
@@ -61,7 +71,7 @@ def train(config, workdir):
     if is_first():
         write_config(workdir, config)
         write_skipped(workdir, train=train_source, val=val_source)
-        (workdir / "categories.json").write_text(json.dumps(train_source.categories) + "\n")
+        write_whole(workdir / "categories.json", json.dumps(train_source.categories) + "\n")
 
     boxes = pipeline.max_boxes(train_source, val_source)
     batches = pipeline.TrainingBatches(
@@ -80,6 +90,11 @@ def train(config, workdir):
             state, report = start_from(config.init_from, state, config, train_source.categories)
             state = jax.device_put(state, shardings)
             print(report)
+        elif config.model.backbone.freeze_at:
+            print(
+                "config.init_from is empty: the layers that config.model.backbone.freeze_at freezes stay random; give it a "
+                "workdir, or set config.model.backbone.freeze_at=0 and config.model.backbone.norm=group_norm"
+            )
     else:
         like = jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
@@ -131,6 +146,20 @@ def train(config, workdir):
         print(f"stopped on SIGTERM with step {number} saved; start again to go on")
         sys.exit(PREEMPTED)
 
+    def note_skipped(number, words, image_ids, alone):
+        progress.bar.write(words)
+        log.note(number, skipped_image_ids=image_ids, not_finite_alone=alone)
+
+    watch = Watch(config.train.nonfinite, batches, note_skipped)
+
+    def check_finite(number, metrics, batch):
+        run = steps[batch["images"].shape[1:3]]
+        return watch(
+            number,
+            metrics,
+            lambda ids: culprits(run, number, state, batch, ids, lambda b: put_batch(b, mesh)),
+        )
+
     try:
         if owed:
             average_precision = evaluate(start)
@@ -143,6 +172,7 @@ def train(config, workdir):
             waited = time.perf_counter() - waiting
             for image_id in set(batch["image_ids"][batch["image_sizes"][:, 0] == 0].tolist()) - lost:
                 lost.add(image_id)
+                note_unreadable(workdir, "train", image_id)
                 progress.bar.write(
                     f"image {image_id} does not decode, its slot stays empty ({len(lost)} so far)"
                 )
@@ -150,7 +180,7 @@ def train(config, workdir):
             # the device works on this step while the host looks at the one before
             if pending:
                 check_finite(*pending)
-            pending = number, metrics, batch["image_ids"]
+            pending = number, metrics, batch
             progress.lap(waited)
 
             evaluates = evaluates_at(number, config)
@@ -188,26 +218,22 @@ def evaluates_at(number, config):
     return number == config.train.steps or number % config.train.evaluate_every == 0
 
 
-def check_finite(number, metrics, image_ids):
-    """Metrics as floats; raises FloatingPointError, naming step and images, where they are not finite."""
-    metrics = {name: float(value) for name, value in metrics.items()}
-    if not metrics.pop("finite"):
-        raise FloatingPointError(
-            f"step {number}: loss {metrics['loss']}, gradient norm {metrics['gradient_norm']}; image ids "
-            f"{image_ids.tolist()}. The parameters of this step were not used and the last checkpoint is good. "
-            "Look at these images (python -m jaxdet predict), lower optimizer.learning_rate or set optimizer.clip_norm."
-        )
-    return metrics
-
-
 def write_skipped(workdir, **sources):
     """W/skipped.jsonl: every record or box that was left out, and why."""
-    partial = workdir / "skipped.jsonl.partial"
-    with partial.open("w") as file:
-        for split, source in sources.items():
-            for item in source.skipped:
-                file.write(json.dumps({"split": split} | item, default=str) + "\n")
-    os.replace(partial, workdir / "skipped.jsonl")
+    lines = [
+        json.dumps({"split": split} | item, default=str) + "\n"
+        for split, source in sources.items()
+        for item in source.skipped
+    ]
+    write_whole(workdir / "skipped.jsonl", "".join(lines))
+
+
+def note_unreadable(workdir, split, image_id):
+    """Adds to W/skipped.jsonl a picture that turned out not to decode when it was read; every process its own."""
+    with (workdir / "skipped.jsonl").open("a") as file:
+        file.write(
+            json.dumps({"split": split, "reason": "image does not decode", "image_id": image_id}) + "\n"
+        )
 
 
 def flat_results(results):

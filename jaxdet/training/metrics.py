@@ -1,13 +1,16 @@
 """What a run writes down: metrics.jsonl, TensorBoard files and the progress bar."""
 
+import contextlib
 import json
-import os
+import math
 import pathlib
 import statistics
 import time
 
 import tensorboardX
 import tqdm
+
+from jaxdet.files import write_whole
 
 
 class MetricsLog:
@@ -24,27 +27,37 @@ class MetricsLog:
         self.path = pathlib.Path(workdir) / "metrics.jsonl"
         if self.path.exists():
             kept = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
-            partial = self.path.with_suffix(".partial")
-            partial.write_text("".join(line + "\n" for line in kept))
-            os.replace(partial, self.path)
-        self.file = self.path.open("a")
-        self.tensorboard = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1)
+            write_whole(self.path, "".join(line + "\n" for line in kept))
+        self.file = self.path.open("ab", buffering=0)  # nothing is left over where the disk is full
+        # Its thread dies of a full disk and then nobody empties the queue: a short one would block the run for ever
+        self.tensorboard = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1, max_queue=100_000)
 
     def write(self, step, values):
-        """Appends one line; values: dict of name to float."""
+        """Appends one line; values: dict of name to float, null in the file where it is not finite."""
         if not self.active:
             return
-        self.file.write(json.dumps({"step": step} | values) + "\n")
-        self.file.flush()
+        self.note(step, **{name: value if math.isfinite(value) else None for name, value in values.items()})
+        if not self.tensorboard.file_writer.event_writer._worker.is_alive():
+            raise OSError(f"the TensorBoard file in {self.path.parent} cannot be written; is the disk full?")
         for name, value in values.items():
             self.tensorboard.add_scalar(name, value, step)
+
+    def note(self, step, **values):
+        """Appends one line to metrics.jsonl alone; values: whatever JSON holds."""
+        if not self.active:
+            return
+        try:
+            self.file.write((json.dumps({"step": step} | values) + "\n").encode())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def close(self):
         """Closes both."""
         if not self.active:
             return
         self.file.close()
-        self.tensorboard.close()
+        with contextlib.suppress(OSError):  # a full disk, of which the run has told already
+            self.tensorboard.close()
 
 
 def _step(line):

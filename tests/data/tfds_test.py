@@ -347,6 +347,15 @@ def test_another_layout_or_format(built, tmp_path):
         TfdsSource(directory)
 
 
+def test_a_shard_that_lies_elsewhere(built, tmp_path):
+    shutil.copytree(built, tmp_path / "d")
+    shard = sorted((tmp_path / "d").glob("*array_record*"))[0]
+    shard.rename(tmp_path / "elsewhere")
+    shard.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=f"{shard.name} lies outside of it"):
+        TfdsSource(tmp_path / "d")
+
+
 def test_real_people(shared, tmp_path):
     data = shared / "data" / "coco_person"
     build(data / "full_size", data / "full_size.json", tmp_path / "d")

@@ -106,6 +106,21 @@ def test_a_slot_without_a_picture_contributes_nothing(detector):
     assert not any(found.valid.any() for found in stages)
 
 
+def test_garbage_in_a_slot_without_a_picture_changes_nothing(detector):
+    """Bit for bit, whatever its pixels, boxes, labels and id are; and whatever is said to be valid in it."""
+    batch = tiny.batch()
+    expected = detector(with_slots(batch, 0, None))
+    rng = np.random.default_rng(4)
+    for boxes in (np.nan, np.inf, 1e30, [5, 5, 40, 40]):
+        other = {name: value.copy() for name, value in with_slots(batch, 0, None).items()}
+        other["images"][1] = rng.integers(0, 256, other["images"][1].shape)
+        other["gt_boxes"][1], other["gt_labels"][1], other["image_ids"][1] = boxes, 2, 77
+        assert_same(expected, detector(other))
+        other["gt_valid"][1] = True
+        losses, _, stages, gradient = detector(other)
+        assert_same((expected[0], expected[2], expected[3]), (losses, stages, gradient))
+
+
 def test_a_batch_is_its_pictures_one_by_one(detector):
     batch = tiny.batch()
     both, first, second, swapped = (

@@ -83,7 +83,9 @@ def test_validation_every_third_step(tiny_run):
 
 def test_files_of_the_workdir(tiny_run):
     names = {path.name for path in tiny_run.workdir.iterdir() if "tfevents" not in path.name}
-    assert names == {"config.json", "categories.json", "skipped.jsonl", "metrics.jsonl", "checkpoints"}
+    assert names == {
+        *("config.json", "categories.json", "skipped.jsonl", "metrics.jsonl", "checkpoints", "lock")
+    }
     assert any("tfevents" in path.name for path in tiny_run.workdir.iterdir())
     assert json.loads((tiny_run.workdir / "categories.json").read_text()) == tiny.CATEGORIES
     steps = tiny.checkpoint_steps(tiny_run.workdir)
@@ -194,10 +196,15 @@ def test_a_changed_config_is_named_when_going_on(tiny_run, copied_run):
 def test_a_workdir_of_another_model_is_refused_and_left_alone(tiny_run, copied_run):
     config = tiny_run.config.copy_and_resolve_references()
     config.model.fpn.channels = 32
-    before = {path: path.stat().st_mtime_ns for path in copied_run.rglob("*") if path.is_file()}
+
+    def times():
+        files = [path for path in copied_run.rglob("*") if path.is_file() and path.name != "lock"]
+        return {path: path.stat().st_mtime_ns for path in files}
+
+    before = times()
     with pytest.raises(ValueError, match=r"holds another model(.|\n)*config\.model\.fpn\.channels: 16 -> 32"):
         tiny.train(config, copied_run)
-    assert {path: path.stat().st_mtime_ns for path in copied_run.rglob("*") if path.is_file()} == before
+    assert times() == before
 
 
 # ---- what goes wrong ------------------------------------------------------------------------------------------------
@@ -256,6 +263,8 @@ def test_pictures_that_do_not_decode_are_named_counted_and_passed_over(tiny_run,
     state, printed = tiny.train(config, tmp_path / "run")
     assert "1 pictures do not decode: image ids [503]" in printed
     assert printed.count("image 17 does not decode, its slot stays empty (1 so far)") == 1
+    listed = [json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
+    assert {"split": "train", "reason": "image does not decode", "image_id": 17} in listed
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
     assert all(np.isfinite(line.get("loss", 0)) for line in tiny.metrics(tmp_path / "run"))
 

@@ -1,0 +1,54 @@
+"""Files of a workdir: whole or not there, and one training at a time."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import pathlib
+import socket
+import time
+
+
+def write_whole(path, text):
+    """Writes a text file so that a crash in between leaves the older one, or none. Raises OSError that names it."""
+    path = pathlib.Path(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut could leave the new name and no content
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextlib.contextmanager
+def only_one(workdir, active=True):
+    """Holds W/lock, so that no second training writes into a workdir; the system frees it with this process.
+
+    Without `active` nothing is held: of several processes of one run the first does it. Raises ValueError that says who
+    holds it. Where the file system has no locks it says so and goes on.
+    """
+    if not active:
+        yield
+        return
+    with (pathlib.Path(workdir) / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f"{workdir} is in use by {file.read().strip() or 'another process'}; let it end, or take another workdir"
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            print(f"{workdir} lies on a file system without locks: see to it that one training writes there")
+        file.truncate(0)
+        file.write(
+            f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
+        )
+        file.flush()
+        yield

@@ -1,0 +1,73 @@
+"""What a run does about a loss or gradient that is not finite: `train.nonfinite`.
+
+The step itself leaves parameters, statistics and optimiser as they were (training/step.py); here the images are named.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+MOST_IN_A_ROW = 20  # steps that are skipped one after the other: nothing is learned any more
+
+
+class Watch:
+    """Looks at the metrics of each step and decides what to do about one that is not finite."""
+
+    def __init__(self, policy, batches, note):
+        """policy: "stop" or "skip"; batches: TrainingBatches, which know the images of a step.
+
+        note: is told of every step that is skipped, (number, words, image ids, those that do it alone).
+        """
+        self.policy, self.batches, self.note = policy, batches, note
+        self.last, self.skipped, self.in_a_row = 0, 0, 0
+
+    def __call__(self, number, metrics, search):
+        """Metrics of step `number` as floats; a step may be looked at twice.
+
+        search: function of the image ids that finds those that do it alone, see `culprits`. Raises FloatingPointError,
+        naming step and images, where the step is not finite and the policy is to stop, or MOST_IN_A_ROW were skipped.
+        """
+        metrics = {name: float(value) for name, value in metrics.items()}
+        finite, again, self.last = metrics.pop("finite"), number == self.last, number
+        if finite or again:
+            self.in_a_row *= not finite
+            return metrics
+        self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
+        ids = self.batches.image_ids(number - 1)
+        alone = search(ids)
+        what = (
+            f"step {number}: loss {metrics['loss']}, gradient norm {metrics['gradient_norm']}; image ids {ids.tolist()}, "
+            + (f"of which {alone} are so alone" if alone else "none of which is so alone")
+            + ". The parameters of this step were not used"
+        )
+        if self.policy == "skip" and self.in_a_row < MOST_IN_A_ROW:
+            self.note(number, f"{what}; {self.skipped} steps skipped so far", ids.tolist(), alone)
+            return metrics
+        many = f", the {self.in_a_row}th step in a row" if self.policy == "skip" else ""
+        raise FloatingPointError(
+            f"{what} and the last checkpoint is good{many}. Look at these images (python -m jaxdet predict), lower "
+            "optimizer.learning_rate, set optimizer.clip_norm, or leave such steps out with train.nonfinite=skip."
+        )
+
+
+def culprits(step, number, state, batch, image_ids, put):
+    """Ids of the images that make step `number` not finite when the other slots of their batch are empty.
+
+    step: the compiled step, which takes the buffers of the state it is given; batch: this process's part of the batch
+    (NumPy); image_ids: of the whole batch; put: places a batch on the devices. All processes call this together.
+    """
+    local = len(batch["image_ids"])
+    first, found = jax.process_index() * local, []
+    state = state.replace(
+        step=jax.device_put(np.int32(number - 1), state.step.sharding)
+    )  # for the same noise
+    for slot, image_id in enumerate(image_ids.tolist()):
+        here = np.arange(first, first + local) == slot
+        arrays = batch | {
+            "image_sizes": batch["image_sizes"] * here[:, None],
+            "gt_valid": batch["gt_valid"] & here[:, None],
+        }
+        _, metrics = step(jax.tree.map(jnp.copy, state), put(arrays))
+        if not bool(metrics["finite"]):
+            found.append(image_id)
+    return found

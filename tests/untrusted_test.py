@@ -1,0 +1,190 @@
+"""Files from elsewhere are data: nothing in them is executed, whatever they hold."""
+
+import json
+import os
+import pickle
+import re
+import shutil
+import sys
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save
+
+import jaxdet
+from jaxdet.data.tfds import TfdsSource
+from jaxdet.interop.files import read
+from tests import tiny
+
+CASES = int(os.environ.get("JAXDET_CASES", 150))
+# What Python tells an audit hook about code from elsewhere that begins to run
+EXECUTION = (
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.fork",
+    "subprocess.Popen",
+    "exec",
+    "socket.connect",
+)
+happened, watching = [], []
+sys.addaudithook(lambda event, _: happened.append(event) if watching and event in EXECUTION else None)
+
+
+def read_watched(path):
+    """`read`, failing where something is executed in it."""
+    happened.clear()
+    watching.append(True)
+    try:
+        return read(path)
+    finally:
+        watching.clear()
+        assert happened == []
+
+
+ARRAYS = {
+    "a.weight": np.arange(12, dtype=np.float32).reshape(3, 4),
+    "b": np.asfortranarray(np.ones((2, 3), ">f8")),
+}
+FILES = {f"{n}.pkl": pickle.dumps({"model": ARRAYS, "lr": np.float64(3)}, n) for n in range(6)}
+FILES["a.safetensors"] = save(
+    {name: np.ascontiguousarray(array, np.float32) for name, array in ARRAYS.items()}
+)
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_a_sound_file(tmp_path, name):
+    (tmp_path / name).write_bytes(FILES[name])
+    found = read(tmp_path / name)
+    assert found.keys() == ARRAYS.keys()
+    for key, array in ARRAYS.items():
+        np.testing.assert_array_equal(found[key], array)
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.sampled_from(sorted(FILES)),
+    st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=6),
+    st.integers(0, 1000),
+)
+def test_damaged_files_are_refused_or_read_and_never_executed(tmp_path_factory, name, edits, length):
+    data = bytearray(FILES[name])
+    for place, value in edits:
+        data[place % len(data)] = value
+    path = tmp_path_factory.getbasetemp() / name
+    path.write_bytes(bytes(data[: len(data) - length % 3 * (length % len(data))]))
+    try:
+        found = read_watched(path)
+    except ValueError as error:
+        assert str(path) in str(error)
+    else:
+        assert all(array.dtype.kind in "fiu" for array in found.values())
+
+
+class Calls:
+    """Unpickles by a call."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        Calls(os.system, "touch /tmp/jaxdet-was-here"),
+        Calls(eval, "1 + 1"),
+        Calls(exec, "import os"),
+        Calls(getattr, "", "join"),
+        Calls(np.load, "/tmp/x.npy", None, True),
+        np.array([Calls(eval, "1")], object),
+        np.array(["a"]),
+        np.zeros(2, [("a", "f4")]),
+    ],
+)
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+def test_pickles_that_call(tmp_path, evil, protocol):
+    path = tmp_path / "evil.pkl"
+    path.write_bytes(pickle.dumps({"model": {"a": evil, "b": np.ones(3)}}, protocol))
+    with pytest.raises(ValueError, match=r"evil\.pkl"):
+        read_watched(path)
+
+
+def test_pickles_that_would_forge_numpys_types(tmp_path):
+    """Objects without the flags of objects: their bytes would be taken for addresses."""
+    kind = b"cnumpy\ndtype\n(S'O8'\nI0\nI1\ntR(I3\nS'|'\nNNNI-1\nI-1\nI0\ntb"
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n(I1\nt"
+        + kind
+        + b"I00\nS'AAAAAAAA'\ntb"
+    )
+    scalar = b"cnumpy.core.multiarray\nscalar\n(" + kind + b"S'AAAAAAAA'\ntR"
+    for value in (array, scalar):
+        path = tmp_path / "forged.pkl"
+        path.write_bytes(b"(dS'a'\n" + value + b"s.")
+        with pytest.raises(ValueError, match="only numbers are read"):
+            read_watched(path)
+
+
+def test_torch_reads_weights_only(tmp_path):
+    path = tmp_path / "a.pth"
+    path.write_bytes(b"")
+    old, new = mock.Mock(__version__="2.5.1+cpu"), mock.Mock(__version__="2.13.0", Tensor=np.ndarray)
+    with mock.patch.dict(sys.modules, torch=old), pytest.raises(ImportError, match=r"needs torch 2\.6"):
+        read(path)
+    new.load.return_value = {"a": 3}
+    with mock.patch.dict(sys.modules, torch=new), pytest.raises(ValueError, match="no array"):
+        read(path)
+    new.load.assert_called_once_with(path, map_location="cpu", weights_only=True)
+
+
+def test_a_workdir_is_loaded_without_pickle(tiny_run):
+    with (
+        mock.patch.object(pickle, "loads", side_effect=AssertionError),
+        mock.patch.object(pickle, "load", side_effect=AssertionError),
+    ):
+        assert jaxdet.load(tiny_run.workdir).categories
+
+
+@pytest.mark.parametrize(
+    "name, content", [("categories.json", "[3]"), ("categories.json", "{"), ("config.json", "{")]
+)
+def test_a_workdir_of_other_content_is_named(tiny_run, tmp_path, name, content):
+    for kept in ("config.json", "categories.json"):
+        shutil.copy(tiny_run.workdir / kept, tmp_path / kept)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=name):
+        jaxdet.load(tmp_path)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_tfds_directory_cannot_name_code(tmp_path, monkeypatch, hidden):
+    (tmp_path / "evil.py").write_text("import os\nos.environ['JAXDET_EVIL'] = '1'")
+    monkeypatch.syspath_prepend(tmp_path)
+    feature = {"pythonClassName": "evil.Feature"}
+    if hidden:
+        feature = {
+            "pythonClassName": "tensorflow_datasets.x",
+            "jsonFeature": {"json": json.dumps({"type": "evil.F"})},
+        }
+    (tmp_path / "features.json").write_text(json.dumps({"featuresDict": {"features": {"image": feature}}}))
+    (tmp_path / "dataset_info.json").write_text('{"name": "coco"}')
+    with pytest.raises(
+        ValueError, match=r"features\.json: the feature evil\.F(eature)? is none of TFDS's own"
+    ):
+        TfdsSource(tmp_path)
+    assert "evil" not in sys.modules and "JAXDET_EVIL" not in os.environ
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_every_requirement_has_both_bounds(name):
+    lines = [line.split("#")[0].strip() for line in (tiny.ROOT / name).read_text().splitlines()]
+    for line in filter(None, lines):
+        assert re.fullmatch(r"[\w.-]+>=[\d.]+,<[\d.]+", line), line
