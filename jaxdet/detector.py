@@ -77,7 +77,7 @@ class Detector:
     def __init__(self, config, variables, categories):
         check_detects(variables)
         self.config, self.variables, self.categories = config, variables, tuple(categories)
-        model = FasterRCNN(**config.model)
+        self.model = model = FasterRCNN(**config.model)
         # compiles once for landscape and once for portrait pictures
         self.detect = jax.jit(lambda variables, *image: model.apply(variables, *image, method="detect"))
         split = config.data.val
