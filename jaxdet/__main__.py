@@ -57,6 +57,22 @@ def main(arguments=None):
         "--parameters-beside", action="store_true", help="parameters in OUTPUT.safetensors instead of inside"
     )
     command.set_defaults(run=export)
+    command = commands.add_parser("serve", help="answer pictures over HTTP; see docs/serve.md")
+    command.add_argument("--workdir", required=True, help="folder of a trained run")
+    command.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: this machine alone)"
+    )
+    command.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
+    for name, kind, default, words in (
+        ("batch-size", int, 4, "most pictures in a batch"),
+        ("max-bytes", int, 20_000_000, "of a request"),
+        ("max-pixels", int, 50_000_000, "of a picture"),
+        ("max-requests", int, 64, "taken at a time"),
+        ("body-seconds", float, 10, "for a request to arrive"),
+        ("answer-seconds", float, 30, "from there to its answer"),
+    ):
+        command.add_argument(f"--{name}", type=kind, default=default, help=f"{words} (default: {default})")
+    command.set_defaults(run=serve)
     options = parser.parse_args(arguments)
     if options.run is convert and options.to and (options.classes or options.inputs or options.norm_epsilon):
         parser.error("--classes, --inputs and --norm-epsilon go with --from")
@@ -94,6 +110,17 @@ def export(options):
     from jaxdet.export import export_run
 
     print(export_run(options.workdir, options.output, options.parameters_beside))
+
+
+def serve(options):
+    """The detector of a workdir over HTTP, until it is told to end; see jaxdet.serve."""
+    from jaxdet.serve import serve as run
+
+    settings = {name: value for name, value in vars(options).items() if name != "run"}
+    for name in ("batch_size", "max_bytes", "max_pixels", "max_requests", "body_seconds", "answer_seconds"):
+        if not settings[name] > 0:
+            raise ValueError(f"--{name.replace('_', '-')} must be above 0, not {settings[name]}")
+    run(**settings)
 
 
 if __name__ == "__main__":

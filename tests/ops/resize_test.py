@@ -43,6 +43,8 @@ def test_pictures(resizing):
     sizes = [(60, 80), (61, 47), (40, 90), (5, 80), (1, 1), (47, 3), (160, 190), (133, 200), (0, 0)]
     resized = [(45, 60), (64, 49), (40, 90), (5, 96), (64, 64), (64, 4), (64, 76), (11, 17), (0, 0)]
     rng = np.random.default_rng(1)
+    sizes += [tuple(size) for size in rng.integers(1, (161, 201), (40, 2)).tolist()]
+    resized += [tuple(size) for size in rng.integers(1, (65, 97), (40, 2)).tolist()]
     images = rng.integers(0, 256, (len(sizes), 160, 200, 3), np.uint8)
     images[1] = np.where(images[1] > 127, 255, 0)
     shape = (64, 96)
