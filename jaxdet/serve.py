@@ -95,15 +95,17 @@ def application(
     async def in_pool(function, *arguments):
         return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
 
-    async def detections(request, body):
-        image = await in_pool(picture, body, max_pixels)
-        size = image.shape[:2]
+    def submit(body):
+        """In one step, so that no more than DECODERS pictures are held at full size."""
+        image = picture(body, max_pixels)
+        return image.shape[:2], batches.submit(image)
+
+    async def detections(body):
         try:
-            answer = await in_pool(batches.submit, image)
+            size, found = await in_pool(submit, body)
         except Full:
             raise busy() from None
-        del image  # decoded again where it is to be drawn: at most DECODERS are held at full size
-        return size, await asyncio.wrap_future(answer)
+        return size, await asyncio.wrap_future(found)
 
     async def answer(request):
         kind, threshold = wanted(request)
@@ -111,7 +113,7 @@ def application(
         body = await read(request, max_bytes, body_seconds)
         try:
             async with asyncio.timeout(answer_seconds):
-                (height, width), found = await detections(request, body)
+                (height, width), found = await detections(body)
                 if kind in DRAWN:
                     drawn = await in_pool(
                         drawing, body, found, names, 0.5 if threshold is None else threshold, kind
@@ -245,11 +247,13 @@ async def read(request, max_bytes, body_seconds):
         raise Refused(408, "slow_body", f"the body did not arrive within {body_seconds:g} s") from None
     except (MultiPartException, KeyError) as error:
         raise Refused(400, "bad_form", f"no multipart form that can be read: {error}") from None
-    async with form:
-        for value in form.values():
-            if not isinstance(value, str):
-                return await value.read()
-    raise Refused(400, "bad_form", "the form holds no file")
+    try:
+        files = [value for _, value in form.multi_items() if not isinstance(value, str)]
+        if not files:
+            raise Refused(400, "bad_form", "the form holds no file")
+        return await files[0].read()
+    finally:
+        await form.close()
 
 
 def picture(body, max_pixels):
