@@ -9,6 +9,7 @@ import concurrent.futures
 import contextlib
 import functools
 import io
+import signal
 import socket
 import time
 
@@ -59,6 +60,8 @@ def serve(workdir, host="127.0.0.1", port=8000, batch_size=4, **limits):
         server = uvicorn.Server(config)
         listener.listen(1024)
         print(f"{workdir} on http://{shown}:{listener.getsockname()[1]}", flush=True)
+        for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again when it is done
+            signal.signal(number, lambda *_: None)
         server.run(sockets=[listener])
 
 
@@ -134,6 +137,8 @@ def application(
                 raise busy()
             response = await answer(request)
         except Refused as refusal:
+            if refusal.status not in (408, 504):
+                await drain(request, 4 * max_bytes)
             response = problem(refusal.status, refusal.error, refusal.message)
         except ClientDisconnect:
             response = problem(400, "gone", "the body was not sent to its end")
@@ -254,6 +259,19 @@ async def read(request, max_bytes, body_seconds):
         return await files[0].read()
     finally:
         await form.close()
+
+
+async def drain(request, most):
+    """Takes in what is still being sent, for a second: a client that is cut off in the middle never reads why."""
+    if request.headers.get("expect"):  # it asked before sending
+        return
+    received = 0
+    with contextlib.suppress(TimeoutError, ClientDisconnect, RuntimeError):  # the last: all of it was read
+        async with asyncio.timeout(1):
+            async for chunk in request.stream():
+                received += len(chunk)
+                if received > most:
+                    return
 
 
 def picture(body, max_pixels):

@@ -27,12 +27,10 @@ def detector(tiny_run):
 
 @pytest.fixture(scope="module")
 def written(tiny_run, tmp_path_factory):
-    """Folder with both kinds of file, from the command line."""
+    """Folder with the file that the command writes."""
     folder = tmp_path_factory.mktemp("export")
     with tiny.quick_compilation():
         main(["export", "--workdir", str(tiny_run.workdir), "--output", str(folder / "person.jaxdet")])
-        beside = ["--output", str(folder / "beside" / "person.jaxdet"), "--parameters-beside"]
-        main(["export", "--workdir", str(tiny_run.workdir), *beside])
     return folder
 
 
@@ -60,17 +58,8 @@ def assert_finds_the_same(detector, images, sizes, found):
         assert not found["boxes"][row, ~valid].any() and not found["scores"][row, ~valid].any()
 
 
-def test_files(written, detector):
-    assert sorted(path.name for path in written.iterdir()) == [
-        "beside",
-        "person.jaxdet",
-        "person.jaxdet.json",
-    ]
-    assert sorted(path.name for path in (written / "beside").iterdir()) == [
-        "person.jaxdet",
-        "person.jaxdet.json",
-        "person.jaxdet.safetensors",
-    ]
+def test_files(written):
+    assert sorted(path.name for path in written.iterdir()) == ["person.jaxdet", "person.jaxdet.json"]
     description = json.loads((written / "person.jaxdet.json").read_text())
     assert description["categories"] == tiny.CATEGORIES and description["arguments"] == ["images", "sizes"]
     exported = jax_export.deserialize(bytearray((written / "person.jaxdet").read_bytes()))
@@ -78,7 +67,9 @@ def test_files(written, detector):
     assert str(exported.in_avals[0]) == "uint8[batch,height,width,3]"
 
 
-@pytest.mark.parametrize("count", [1, 3, 8])
+@pytest.mark.parametrize(
+    "count", [pytest.param(1, marks=pytest.mark.slow), 8, pytest.param(3, marks=pytest.mark.slow)]
+)
 def test_batches(written, detector, count):
     """Both orientations, thin pictures, one of a pixel, a slot without one; noise around each."""
     run = jax.jit(jax_export.deserialize(bytearray((written / "person.jaxdet").read_bytes())).call)
@@ -88,57 +79,62 @@ def test_batches(written, detector, count):
     assert_finds_the_same(detector, images, sizes, found)
 
 
-def test_as_the_documentation_loads_it(written, detector):
-    """In a process that has nothing of jaxdet, Flax or Pillow, with the parameters inside and beside."""
+def run_alone(folder, detector, script):
+    """Runs a script that ends with boxes, scores and labels of street.npy, in a process without jaxdet, Flax or Pillow."""
     picture = tiny.picture(100, 170)
-    np.save(written / "street.npy", picture)
-    both = (
-        LOADING
-        + PARAMETERS.replace("person.jaxdet", "beside/person.jaxdet")
-        + (
-            "import sys\n"
-            "with open('beside/person.jaxdet', 'rb') as file:\n"
-            "    detect = jax.jit(export.deserialize(bytearray(file.read())).call)\n"
-            "again = jax.device_get(detect(parameters, images, sizes))\n"
-            "assert all(np.allclose(again[name], found[name], atol=1e-4) for name in found)\n"
-            "others = {name.partition('.')[0] for name in sys.modules} & {'jaxdet', 'flax', 'PIL', 'safetensors', 'orbax'}\n"
-            "assert not others, others\n"
-            "np.savez('found.npz', boxes=boxes, scores=scores, labels=labels)\n"
-        )
+    np.save(folder / "street.npy", picture)
+    script += (
+        "import sys\n"
+        "others = {name.partition('.')[0] for name in sys.modules}\n"
+        "assert not others & {'jaxdet', 'flax', 'PIL', 'safetensors', 'orbax'}, others\n"
+        "np.savez('found.npz', boxes=boxes, scores=scores, labels=labels)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", both],
-        cwd=written,
+        [sys.executable, "-c", script],
+        cwd=folder,
         env=tiny.ENVIRONMENT,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found = dict(np.load(written / "found.npz"))
+    found = dict(np.load(folder / "found.npz"))
     with tiny.quick_compilation():
         expected = detector(picture)
     assert len(found["scores"]) == len(expected["scores"]) > 0
     assert export.difference(expected, found, 170) <= 1e-4
+
+
+def test_as_the_documentation_loads_it(written, detector):
     assert len(LOADING.strip().replace("\n\n", "\n").splitlines()) == 10
+    run_alone(written, detector, LOADING)
 
 
-def test_a_file_that_differs_is_not_kept(tiny_run, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_parameters_beside(tiny_run, detector, tmp_path):
+    with tiny.quick_compilation():
+        output = str(tmp_path / "new" / "person.jaxdet")
+        main(["export", "--workdir", str(tiny_run.workdir), "--output", output, "--parameters-beside"])
+    folder = tmp_path / "new"
+    names = ["person.jaxdet", "person.jaxdet.json", "person.jaxdet.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    run_alone(folder, detector, PARAMETERS + LOADING.replace("detect(images", "detect(parameters, images"))
+
+
+def test_a_file_that_differs_is_not_kept(detector, tmp_path, monkeypatch):
+    class Empty:
+        def serialize(self):
+            return b"nothing"
+
     def wrong(path, detector, parameters_path):
+        assert path.read_bytes() == b"nothing" and parameters_path.exists()
         raise ValueError("the exported file differs")
 
+    monkeypatch.setattr(jaxdet, "load", lambda workdir: detector, raising=False)
+    monkeypatch.setattr(export, "export_detector", lambda detector, parameters: Empty())
     monkeypatch.setattr(export, "check", wrong)
     with pytest.raises(SystemExit, match="jaxdet: the exported file differs"):
-        main(
-            [
-                "export",
-                "--workdir",
-                str(tiny_run.workdir),
-                "--output",
-                str(tmp_path / "f"),
-                "--parameters-beside",
-            ]
-        )
+        main(["export", "--workdir", "w", "--output", str(tmp_path / "f"), "--parameters-beside"])
     assert list(tmp_path.iterdir()) == []
 
 
