@@ -69,7 +69,8 @@ class Batches:
                 continue
             self.observe(len(batch))
             try:
-                found = self._detect([item.prepared for item in batch])
+                count = next(size for size in self.sizes if size >= len(batch))
+                found = detect_together(self.detector, [item.prepared for item in batch], count)
             except Exception as error:  # theirs alone: the next batch may be fine
                 for item in batch:
                     item.answer.set_exception(error)
@@ -90,10 +91,11 @@ class Batches:
             self.queue.extendleft(reversed(others))
             return batch
 
-    def _detect(self, prepared):
-        count = next(size for size in self.sizes if size >= len(prepared))
-        images = np.zeros((count, *prepared[0][0].shape), prepared[0][0].dtype)
-        sizes = np.zeros((count, 2), np.int32)  # a slot without a picture has none
-        for row, (padded, size, _) in enumerate(prepared):
-            images[row], sizes[row] = padded, size
-        return [np.asarray(part) for part in self.detector.detect(self.detector.variables, images, sizes)]
+
+def detect_together(detector, prepared, count):
+    """Detections of several pictures of one shape, as `Detector.prepare` gives them, in a batch of `count` slots."""
+    images = np.zeros((count, *prepared[0][0].shape), prepared[0][0].dtype)
+    sizes = np.zeros((count, 2), np.int32)  # a slot without a picture has none
+    for row, (padded, size, _) in enumerate(prepared):
+        images[row], sizes[row] = padded, size
+    return [np.asarray(part) for part in detector.detect(detector.variables, images, sizes)]
