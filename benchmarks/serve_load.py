@@ -119,7 +119,11 @@ async def load(url, encoded, options, pid):
             while waiting:
                 number, kind = waiting.popleft()
                 which = number % len(encoded)
-                answers.append((kind, which, *await ask(client, url, kind, encoded[which])))
+                try:
+                    answer = await ask(client, url, kind, encoded[which])
+                except (httpx.TransportError, OSError) as error:
+                    answer = 0, {"error": repr(error)}
+                answers.append((kind, which, *answer))
                 if len(answers) % 50 == 0:
                     memory.append(resident_mib(pid))
                     print(f"{len(answers)} answers, {memory[-1]:.0f} MiB", file=sys.stderr)

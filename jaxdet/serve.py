@@ -54,8 +54,9 @@ def serve(workdir, host="127.0.0.1", port=8000, batch_size=4, **limits):
         app = application(detector, batch_size, **limits)
         shown = f"[{host}]" if ":" in host else host
         print(f"compiled {app.state.batches.start()} shapes", flush=True)
+        # longer than clients keep idle connections: else one closes under a request that is just being sent
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, lifespan="on", timeout_keep_alive=5
+            app, log_level="warning", access_log=False, lifespan="on", timeout_keep_alive=75
         )
         server = uvicorn.Server(config)
         listener.listen(1024)
