@@ -46,6 +46,7 @@ def write_video(path, rate=NTSC, count=8, codec="libx264", pixels="yuv444p", tim
         stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width = frame(0, **size).shape[:2]
         stream.pix_fmt = pixels
+        stream.bit_rate = 4_000_000
         if times:
             stream.codec_context.time_base = fractions.Fraction(1, 1000)
         for i in range(count):
@@ -90,7 +91,7 @@ def test_a_video(tmp_path, name, rate, codec, size, capsys):
         assert row["frame"] == i and row["time"] == pytest.approx(i / rate, abs=1e-5) == pytest.approx(time)
         (found,) = row["detections"]
         assert found["label"] == "person" and found["score"] == pytest.approx(0.9)
-        np.testing.assert_allclose(found["box"], [20 + 4 * i, 30, 60 + 4 * i, 60], atol=5)
+        np.testing.assert_allclose(found["box"], [20 + 4 * i, 30, 60 + 4 * i, 60], atol=2)
         height, width = frame(i, **size).shape[:2]
         assert image.shape == (height + height % 2, width + width % 2, 3)
         box = image[26:64, 16 + 4 * i : 64 + 4 * i].astype(int)
