@@ -115,6 +115,7 @@ def application(
         kind, threshold = wanted(request)
         check_type(request)
         body = await read(request, max_bytes, body_seconds)
+        request.state.whole = True
         try:
             async with asyncio.timeout(answer_seconds):
                 (height, width), found = await detections(body)
@@ -138,9 +139,13 @@ def application(
                 raise busy()
             response = await answer(request)
         except Refused as refusal:
-            if refusal.status not in (408, 504):
-                await drain(request, 4 * max_bytes)
-            response = problem(refusal.status, refusal.error, refusal.message)
+            headers = {}
+            if not getattr(request.state, "whole", False):
+                # what is left of the body would be taken for the next request
+                headers["Connection"] = "close"
+                if refusal.status != 408:
+                    await drain(request, 4 * max_bytes)
+            response = problem(refusal.status, refusal.error, refusal.message, headers)
         except ClientDisconnect:
             response = problem(400, "gone", "the body was not sent to its end")
         except Exception as error:
