@@ -44,7 +44,9 @@ PAGE = """<!doctype html>
       at("drawn").alt = at("status").textContent = `${said.detections.length} found`;
       at("drawn").hidden = false;
     } catch (error) {
-      if (mine === latest) at("status").textContent = `Not done: ${error.message}`;
+      if (mine !== latest) return;
+      at("status").textContent = `Not done: ${error.message}`;
+      at("drawn").hidden = at("json").hidden = true;
     }
   }
   const take = files => { if (files.length) { picture = files[0]; detect(); } };
