@@ -166,6 +166,13 @@ def test_unknown_and_missing_keys_of_a_config_file():
     assert "config.data.train.flip is missing: a number, 0 to 1" in str(error.value)
 
 
+def test_every_key_is_found_by_a_misspelt_name():
+    for key in checks.RULES:
+        for wrong in (key[:-1], key + key[-1], key[:-2] + key[-1] + key[-2]):
+            if wrong not in checks.RULES:
+                assert f"config.{key}" in re.split("[ ?]", checks.nearest(wrong, checks.RULES)), wrong
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

@@ -122,7 +122,7 @@ def test_a_training_on_a_full_disk_goes_on_once_there_is_room(tiny_run, small_di
     with mock.patch.object(loop.Progress, "lap", lap), pytest.raises(OSError) as error:
         tiny.train(tiny_run.config, workdir)
     assert str(workdir) in str(error.value) and "space" in str(error.value)
-    assert max(tiny.checkpoint_steps(workdir)) == 2
+    assert Checkpoints(workdir, read_only=True).latest_step() == 2
     filler.unlink()
     state, printed = tiny.train(tiny_run.config, workdir)
     assert "going on from step 2" in printed

@@ -37,7 +37,7 @@ class Watch:
         alone = search(ids)
         what = (
             f"step {number}: loss {metrics['loss']}, gradient norm {metrics['gradient_norm']}; image ids {ids.tolist()}, "
-            + (f"of which {alone} are so alone" if alone else "none of which is so alone")
+            + _blame(alone, len(ids))
             + ". The parameters of this step were not used"
         )
         if self.policy == "skip" and self.in_a_row < MOST_IN_A_ROW:
@@ -48,6 +48,12 @@ class Watch:
             f"{what} and the last checkpoint is good{many}. Look at these images (python -m jaxdet predict), lower "
             "optimizer.learning_rate, set optimizer.clip_norm, or leave such steps out with train.nonfinite=skip."
         )
+
+
+def _blame(alone, images):
+    if not alone:
+        return "none of which does it alone"
+    return "each of which does it alone" if len(alone) == images else f"of which {alone} do it alone"
 
 
 def culprits(step, number, state, batch, image_ids, put):

@@ -102,15 +102,17 @@ def test_stop_names_the_images_and_skipping_forever_stops_too():
         Watch("stop", Batches(), None)(3, bad, lambda ids: [int(ids[1])])
     for words in (
         "step 3: loss nan",
-        "image ids [8, 9, 10, 11], of which [9] are so alone",
+        "image ids [8, 9, 10, 11], of which [9] do it alone",
         "nonfinite=skip",
     ):
         assert words in str(error.value)
+    with pytest.raises(FloatingPointError, match="each of which does it alone"):
+        Watch("stop", Batches(), None)(3, bad, lambda ids: ids.tolist())
     notes = []
     watch = Watch("skip", Batches(), lambda *note: notes.append(note))
     for number in range(1, MOST_IN_A_ROW):
         watch(number, bad, lambda ids: [])
-    assert len(notes) == MOST_IN_A_ROW - 1 and "none of which is so alone" in notes[-1][1]
+    assert len(notes) == MOST_IN_A_ROW - 1 and "none of which does it alone" in notes[-1][1]
     with pytest.raises(FloatingPointError, match=f"the {MOST_IN_A_ROW}th step in a row"):
         watch(MOST_IN_A_ROW, bad, lambda ids: [])
     watch = Watch("skip", Batches(), lambda *note: None)
