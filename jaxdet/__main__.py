@@ -1,11 +1,8 @@
 """python -m jaxdet COMMAND ... (or `jaxdet COMMAND ...` once installed)."""
 
 import argparse
-import json
-import pathlib
 import sys
 
-import tqdm
 from absl import logging
 
 from jaxdet.command_line import load_config
@@ -15,11 +12,18 @@ def main(arguments=None):
     """Parses the command line and runs one command; exits with a message where it cannot."""
     parser = argparse.ArgumentParser(prog="jaxdet", description="Faster R-CNN in JAX.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser("predict", help="draw the detections of pictures and write them as JSON")
+    command = commands.add_parser(
+        "predict", help="draw the detections of pictures and videos and write them as JSON"
+    )
     command.add_argument("--workdir", required=True, help="folder of a trained run")
     command.add_argument("--output", help="folder for the results (default: WORKDIR/predictions)")
     command.add_argument("--threshold", type=float, default=0.5, help="lowest score drawn (default: 0.5)")
-    command.add_argument("pictures", nargs="+", metavar="PICTURE", help="picture files")
+    command.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="PICTURE",
+        help="picture and video files, folders of them (with their subfolders), or patterns such as 'in/**/*.jpg'",
+    )
     command.set_defaults(run=predict)
     command = commands.add_parser(
         "convert", help="read or write parameters of torchvision, detectron2 and timm"
@@ -46,6 +50,29 @@ def main(arguments=None):
         "--norm-epsilon", type=float, help="of the backbone's norms (default: by what is known of the file)"
     )
     command.set_defaults(run=convert)
+    command = commands.add_parser("export", help="write the detector as one file that needs JAX alone to run")
+    command.add_argument("--workdir", required=True, help="folder of a trained run")
+    command.add_argument("--output", required=True, help="file to write, such as person.jaxdet")
+    command.add_argument(
+        "--parameters-beside", action="store_true", help="parameters in OUTPUT.safetensors instead of inside"
+    )
+    command.set_defaults(run=export)
+    command = commands.add_parser("serve", help="answer pictures over HTTP; see docs/serve.md")
+    command.add_argument("--workdir", required=True, help="folder of a trained run")
+    command.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: this machine alone)"
+    )
+    command.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
+    for name, kind, default, words in (
+        ("batch-size", int, 4, "most pictures in a batch"),
+        ("max-bytes", int, 20_000_000, "of a request"),
+        ("max-pixels", int, 50_000_000, "of a picture"),
+        ("max-requests", int, 64, "taken at a time"),
+        ("body-seconds", float, 10, "for a request to arrive"),
+        ("answer-seconds", float, 30, "from there to its answer"),
+    ):
+        command.add_argument(f"--{name}", type=kind, default=default, help=f"{words} (default: {default})")
+    command.set_defaults(run=serve)
     options = parser.parse_args(arguments)
     if options.run is convert and options.to and (options.classes or options.inputs or options.norm_epsilon):
         parser.error("--classes, --inputs and --norm-epsilon go with --from")
@@ -57,39 +84,11 @@ def main(arguments=None):
 
 
 def predict(options):
-    """Writes each picture with its detections drawn, and OUTPUT/detections.json with all of them.
+    """Draws the detections of pictures and videos, and writes them as JSON; see jaxdet.predict."""
+    from jaxdet.predict import predict_all
 
-    A picture that does not open is named and left out; the exit code is then 1.
-    """
-    import jaxdet
-    from jaxdet.data.images import decode
-    from jaxdet.drawing import draw
-
-    detector = jaxdet.load(options.workdir)
-    output = pathlib.Path(options.output or pathlib.Path(options.workdir) / "predictions")
-    output.mkdir(parents=True, exist_ok=True)
-    names = [category["name"] for category in detector.categories]
-    results, failed, taken = [], [], set()
-    for path in tqdm.tqdm(options.pictures, unit="picture"):
-        try:
-            image = decode(path)
-        except (OSError, ValueError) as error:
-            failed.append(f"{path}: {error}")
-            continue
-        found = detector(image)
-        drawn = _free_name(pathlib.Path(path).stem, taken)
-        draw(
-            image, found["boxes"], found["scores"], found["labels"], names, threshold=options.threshold
-        ).save(output / drawn)
-        detections = [
-            {"box": box, "score": score, "label": names[label]}
-            for box, score, label in zip(
-                *(found[k].tolist() for k in ("boxes", "scores", "labels")), strict=True
-            )
-        ]
-        results.append({"picture": str(path), "drawn": drawn, "detections": detections})
-    (output / "detections.json").write_text(json.dumps(results, indent=1) + "\n")
-    print(f"{len(results)} pictures and detections.json (boxes x1 y1 x2 y2 in pixels) in {output}")
+    written, failed = predict_all(options.workdir, options.inputs, options.output, options.threshold)
+    print(written)
     if failed:
         sys.exit("left out:\n" + "\n".join(failed))
 
@@ -106,13 +105,22 @@ def convert(options):
     print(interop.convert(options.origin, options.input, options.output, config, *chosen))
 
 
-def _free_name(stem, taken):
-    """STEM.png, or STEM-2.png .. where two folders hold pictures of one name."""
-    name, number = f"{stem}.png", 2
-    while name in taken:
-        name, number = f"{stem}-{number}.png", number + 1
-    taken.add(name)
-    return name
+def export(options):
+    """The detector of a workdir as one file; see jaxdet.export."""
+    from jaxdet.export import export_run
+
+    print(export_run(options.workdir, options.output, options.parameters_beside))
+
+
+def serve(options):
+    """The detector of a workdir over HTTP, until it is told to end; see jaxdet.serve."""
+    from jaxdet.serve import serve as run
+
+    settings = {name: value for name, value in vars(options).items() if name != "run"}
+    for name in ("batch_size", "max_bytes", "max_pixels", "max_requests", "body_seconds", "answer_seconds"):
+        if not settings[name] > 0:
+            raise ValueError(f"--{name.replace('_', '-')} must be above 0, not {settings[name]}")
+    run(**settings)
 
 
 if __name__ == "__main__":

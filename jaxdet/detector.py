@@ -64,7 +64,7 @@ class Detector:
     def __init__(self, config, variables, categories):
         check_detects(variables)
         self.config, self.variables, self.categories = config, variables, tuple(categories)
-        model = FasterRCNN(**config.model)
+        self.model = model = FasterRCNN(**config.model)
         # compiles once for landscape and once for portrait pictures
         self.detect = jax.jit(lambda variables, *image: model.apply(variables, *image, method="detect"))
         split = config.data.val
@@ -79,13 +79,21 @@ class Detector:
         other array.
         """
         image = np.asarray(image)
+        padded, size, scales = self.prepare(image)
+        found = self.detect(self.variables, padded[None], np.array([size], np.int32))
+        return self.finish((part[0] for part in found), scales, image.shape[:2])
+
+    def prepare(self, image):
+        """What the network sees of one picture: [H, W, 3] padded, its size before padding, its scales. Raises as a call."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise ValueError(f"a picture is uint8 [H, W, 3] in RGB, not {image.dtype} {list(image.shape)}")
         size = transforms.resized_size(image.shape[:2], self.short_side, self.longest_side, self.resizing)
         resized, _, scales = transforms.resize(image, np.zeros((0, 4), np.float32), size, self.resizing)
         landscape, portrait = transforms.padded_shapes(self.short_side, self.longest_side)
-        shape = landscape if size[0] <= size[1] else portrait
-        found = self.detect(self.variables, transforms.pad(resized, shape)[None], np.array([size], np.int32))
-        boxes, scores, labels, valid = (np.asarray(part[0]) for part in found)
-        boxes = original_boxes(boxes[valid], scales, image.shape[:2])
+        return transforms.pad(resized, landscape if size[0] <= size[1] else portrait), size, scales
+
+    def finish(self, found, scales, size):
+        """What a call returns, of the Detections of one picture with its scales and its size (height, width)."""
+        boxes, scores, labels, valid = map(np.asarray, found)
+        boxes = original_boxes(boxes[valid], scales, size)
         return {"boxes": boxes, "scores": scores[valid], "labels": labels[valid]}

@@ -178,10 +178,6 @@ def test_unknown_and_missing_keys_of_a_config_file():
             "config.model.rpn.negative_iou is 0.8 and config.model.rpn.positive_iou is 0.7: the first must not be above",
         ),
         (
-            {"data.val.short_sides": (1400,)},
-            r"config.data.val.short_sides is \(1400,\) and config.data.val.longest_side is 1333: no short side",
-        ),
-        (
             {"data.train.source": "tfds"},
             "config.data.train.source is 'tfds' and config.data.train.directory is '': this source needs",
         ),

@@ -51,7 +51,9 @@ def resize(image, boxes, size, resizing="detectron2"):
     if resizing == "torchvision":
         image = _interpolate(_interpolate(image.astype(np.float32), size[0], 0), size[1], 1)
     elif (height, width) != tuple(size):
-        image = np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+        # One axis after the other: which of them Pillow takes first depends on its version and on the sizes
+        wide = Image.fromarray(image).resize((size[1], height), Image.Resampling.BILINEAR)
+        image = np.asarray(wide.resize((size[1], size[0]), Image.Resampling.BILINEAR))
     return image, boxes * scales[[1, 0, 1, 0]], scales
 
 

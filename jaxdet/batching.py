@@ -1,0 +1,101 @@
+"""Pictures of many callers through one detector: one thread, batches of the few shapes that were compiled."""
+
+import collections
+import concurrent.futures
+import threading
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxdet.data import transforms
+
+
+class Full(Exception):
+    """More pictures wait than may."""
+
+
+class _Waiting(NamedTuple):
+    prepared: tuple  # of Detector.prepare
+    size: tuple  # of the picture itself
+    answer: concurrent.futures.Future
+
+
+class Batches:
+    """`submit(image)` -> a Future of what `detector(image)` returns.
+
+    largest: pictures in a batch; batches of every power of two up to it are compiled, for both orientations, by `start`,
+    and never again. waiting: pictures that may wait; `submit` raises Full beyond. observe: called with the number of
+    pictures of each batch. What waits is batched as soon as the network is free; nobody waits for a batch to fill.
+    """
+
+    def __init__(self, detector, largest=4, waiting=64, observe=lambda count: None):
+        self.detector, self.waiting, self.observe = detector, waiting, observe
+        self.sizes = [2**i for i in range(largest.bit_length()) if 2**i <= largest]
+        self.queue, self.changed = collections.deque(), threading.Condition()
+        self.closing, self.thread = False, threading.Thread(target=self._work, name="detector", daemon=True)
+
+    def start(self):
+        """Compiles and begins. Returns how many shapes were compiled."""
+        shapes = set(transforms.padded_shapes(self.detector.short_side, self.detector.longest_side))
+        dtype = transforms.RESIZINGS[self.detector.resizing]
+        for shape in shapes:
+            for count in self.sizes:
+                images = np.zeros((count, *shape, 3), dtype)
+                self.detector.detect(self.detector.variables, images, np.zeros((count, 2), np.int32))
+        self.thread.start()
+        return len(shapes) * len(self.sizes)
+
+    def submit(self, image):
+        """Future of the detections of a picture, uint8 [H, W, 3]. Raises Full, and ValueError as the detector does."""
+        item = _Waiting(self.detector.prepare(image), image.shape[:2], concurrent.futures.Future())
+        with self.changed:
+            if self.closing or len(self.queue) >= self.waiting:
+                raise Full
+            self.queue.append(item)
+            self.changed.notify()
+        return item.answer
+
+    def close(self):
+        """Takes no more pictures; returns when those that wait have their answers."""
+        with self.changed:
+            self.closing = True
+            self.changed.notify()
+        self.thread.join()
+
+    def _work(self):
+        while batch := self._next():
+            batch = [item for item in batch if item.answer.set_running_or_notify_cancel()]
+            if not batch:
+                continue
+            self.observe(len(batch))
+            try:
+                count = next(size for size in self.sizes if size >= len(batch))
+                found = detect_together(self.detector, [item.prepared for item in batch], count)
+            except Exception as error:  # theirs alone: the next batch may be fine
+                for item in batch:
+                    item.answer.set_exception(error)
+                continue
+            for row, item in enumerate(batch):
+                _, _, scales = item.prepared
+                item.answer.set_result(self.detector.finish((part[row] for part in found), scales, item.size))
+
+    def _next(self):
+        """The oldest picture and others of its shape, as many as a batch takes; empty when all is done."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.queue or self.closing)
+            batch, others = [], collections.deque()
+            while self.queue and len(batch) < self.sizes[-1]:
+                item = self.queue.popleft()
+                same = not batch or item.prepared[0].shape == batch[0].prepared[0].shape
+                (batch if same else others).append(item)
+            self.queue.extendleft(reversed(others))
+            return batch
+
+
+def detect_together(detector, prepared, count):
+    """Detections of several pictures of one shape, as `Detector.prepare` gives them, in a batch of `count` slots."""
+    images = np.zeros((count, *prepared[0][0].shape), prepared[0][0].dtype)
+    sizes = np.zeros((count, 2), np.int32)  # a slot without a picture has none
+    for row, (padded, size, _) in enumerate(prepared):
+        images[row], sizes[row] = padded, size
+    return [np.asarray(part) for part in detector.detect(detector.variables, images, sizes)]

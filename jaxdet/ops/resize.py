@@ -1,0 +1,112 @@
+"""Resizing inside of a compiled program, for pictures whose size is known only when it runs.
+
+The same numbers as jaxdet.data.transforms: bit for bit where pictures stay uint8. Unlike the other operations these take
+a batch, since a loop that runs as often as the largest picture needs is one loop.
+"""
+
+import jax
+import jax.numpy as jnp
+
+WEIGHT_BITS = 22  # of Pillow's fixed-point weights, PRECISION_BITS in its Resample.c
+_DIGITS = (8, 8, 6)  # they are found so many bits at a time, which keeps every step within 32
+
+
+def resized_sizes(sizes, short_side, longest_side, resizing="detectron2"):
+    """`transforms.resized_size` of each row: int32 [B, 2] -> int32 [B, 2]; rows of zeros stay zeros.
+
+    In float64 like the original, since a half decides. On a TPU, which emulates float64, a size that falls on the half may
+    round the other way.
+    """
+    with jax.enable_x64(True):
+        true = jnp.maximum(sizes, 1).astype(jnp.float64)
+        shorter, longer = true.min(1, keepdims=True), true.max(1, keepdims=True)
+        if resizing == "torchvision":
+            resized = true * _rounded(jnp.minimum(short_side / shorter, longest_side / longer))
+        else:
+            scaled = _rounded(_rounded(short_side / shorter) * true)
+            resized = jnp.where(true == shorter, jnp.float64(short_side), scaled)
+            limit = _rounded(longest_side / resized.max(1, keepdims=True))
+            resized = jnp.where(resized.max(1, keepdims=True) > longest_side, resized * limit, resized)
+            resized = _rounded(resized) + 0.5
+        resized = jnp.maximum(_rounded(resized).astype(jnp.int32), 1)
+    return jnp.where(sizes > 0, resized, 0)
+
+
+def _rounded(value):
+    """Keeps a compiler from joining a product with the sum behind it, which then rounds once instead of twice."""
+    return jax.lax.optimization_barrier(value)
+
+
+def resize(images, sizes, resized, shape, resizing="detectron2"):
+    """Pictures at their new sizes, padded with zeros to one shape.
+
+    images uint8 [B, H, W, 3], of which the upper left `sizes` int32 [B, 2] are the pictures; resized int32 [B, 2]; shape
+    (height, width) of the result, at least as large as `resized`. Returns [B, height, width, 3]: uint8 as Pillow's
+    bilinear filter with antialiasing ("detectron2"), or float32 without ("torchvision"); see transforms.resize.
+    """
+    axes = [(1, 0), (2, 1)] if resizing == "torchvision" else [(2, 1), (1, 0)]  # rows first, or last
+    axis_resize = _interpolate if resizing == "torchvision" else _antialias
+    if resizing == "torchvision":
+        images = images.astype(jnp.float32)
+    for axis, side in axes:
+        images = axis_resize(images, sizes[:, side], resized[:, side], shape[side], axis)
+    rows = jnp.arange(shape[0]) < resized[:, :1]
+    columns = jnp.arange(shape[1]) < resized[:, 1:]
+    inside = (rows[:, :, None] & columns[:, None, :])[..., None]
+    return jnp.where(inside, images, jnp.zeros((), images.dtype))
+
+
+def _take(images, index, axis):
+    """images [B, H, W, 3] at index [B, n] along one axis; outside of it at its edge."""
+    return jax.vmap(lambda image, index: jnp.take(image, index, axis - 1, mode="clip"))(images, index)
+
+
+def _along(values, axis):
+    """[B, n] as [B, n, 1, 1] or [B, 1, n, 1]."""
+    return values[:, :, None, None] if axis == 1 else values[:, None, :, None]
+
+
+def _antialias(images, before, after, length, axis):
+    """One axis as Pillow does it: a triangle as wide as the scale, weights and sums in fixed point, uint8 again.
+
+    before, after [B]: pixels along the axis. With everything times 2 * after, Pillow's positions and weights are whole
+    numbers, so nothing here depends on how a platform rounds. (Pillow, Resample.c: precompute_coeffs,
+    normalize_coeffs_8bpc and ImagingResampleHorizontal_8bpc.)
+    """
+    before, after = jnp.maximum(before, 1)[:, None], jnp.maximum(after, 1)[:, None]
+    width = 2 * jnp.maximum(before, after)
+    centre = (2 * jnp.arange(length, dtype=jnp.int32) + 1) * before
+    first = jnp.maximum((centre - width + after) // (2 * after), 0)
+    taps = jnp.max(width // after) + 2
+
+    def weight(tap):
+        pixel = first + tap
+        distance = jnp.abs((2 * pixel + 1) * after - centre)
+        return jnp.where(pixel < before, jnp.maximum(width - distance, 0), 0).astype(jnp.uint32)
+
+    total = jax.lax.fori_loop(0, taps, lambda tap, sum: sum + weight(tap), jnp.zeros_like(first, jnp.uint32))
+    total = jnp.maximum(total, 1)
+
+    def add(tap, sum):
+        quotient, rest = jnp.zeros_like(total), weight(tap)
+        for bits in _DIGITS:
+            rest = rest << bits
+            quotient, rest = (quotient << bits) + rest // total, rest % total
+        rounded = (quotient + (2 * rest >= total)).astype(jnp.int32)
+        return sum + _along(rounded, axis) * _take(images, first + tap, axis).astype(jnp.int32)
+
+    half = 1 << (WEIGHT_BITS - 1)
+    shape = (*images.shape[:axis], length, *images.shape[axis + 1 :])
+    sum = jax.lax.fori_loop(0, taps, add, jnp.full(shape, half, jnp.int32))
+    return jnp.clip(sum >> WEIGHT_BITS, 0, 255).astype(jnp.uint8)
+
+
+def _interpolate(images, before, after, length, axis):
+    """One axis linearly between the two pixels around each new centre, float32; see transforms.resize."""
+    before, after = jnp.maximum(before, 1)[:, None], jnp.maximum(after, 1)[:, None]
+    scale = before.astype(jnp.float32) / after.astype(jnp.float32)
+    centres = jnp.maximum(_rounded((jnp.arange(length, dtype=jnp.float32) + 0.5) * scale) - 0.5, 0)
+    first = jnp.minimum(centres.astype(jnp.int32), before - 1)
+    share = _along(centres - first, axis)
+    second = jnp.minimum(first + 1, before - 1)
+    return _take(images, first, axis) * (1 - share) + _take(images, second, axis) * share
