@@ -44,8 +44,11 @@ class Refused(Exception):
 def serve(workdir, host="127.0.0.1", port=8000, batch_size=4, **limits):
     """Serves the detector of a workdir until SIGINT or SIGTERM, then answers what was accepted and returns.
 
-    limits: those of `application`. Raises FileNotFoundError where there is no run, OSError where the port is not free.
+    limits: those of `application`. Raises FileNotFoundError where there is no run, OSError where the port is not free,
+    ValueError where it is none.
     """
+    if not 0 <= port < 65536:
+        raise ValueError(f"--port is {port}; ports are 0 to 65535")
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     with listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

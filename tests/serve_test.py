@@ -38,9 +38,11 @@ class Corners:
 
     def __init__(self):
         self.batches, self.gate, self.fail = [], threading.Event(), False
+        self.entered = threading.Event()
         self.gate.set()
 
     def detect(self, variables, images, sizes):
+        self.entered.set()
         assert self.gate.wait(20)
         self.batches.append(images.shape)
         if self.fail:
@@ -183,7 +185,7 @@ def in_threads(functions):
 
 
 def wait_for(condition):
-    for _ in range(2000):
+    for _ in range(12_000):
         if condition():
             return
         time.sleep(0.005)
@@ -192,15 +194,17 @@ def wait_for(condition):
 
 def test_more_than_may_wait_are_told_so_and_the_others_are_batched(client, detector):
     detector.gate.clear()
-    threads, results = in_threads([lambda i=i: post(client, encoded(red=50 * i + 1)) for i in range(4)])
-    wait_for(lambda: "jaxdet_requests 4.0" in client.get("/metrics").text)
+    detector.entered.clear()
+    first, one = in_threads([lambda: post(client, encoded(red=1))])
+    assert detector.entered.wait(20)
+    threads, others = in_threads([lambda i=i: post(client, encoded(red=50 * i + 1)) for i in range(1, 4)])
+    wait_for(lambda: len(client.app.state.batches.queue) == 3)
     busy = post(client, encoded())
     assert (busy.status_code, busy.json()["error"], busy.headers["retry-after"]) == (503, "busy", "1")
-    wait_for(lambda: len(client.app.state.batches.queue) == 3)
     detector.gate.set()
-    for thread in threads:
+    for thread in first + threads:
         thread.join()
-    scores = [answer.json()["detections"][0]["score"] for answer in results]
+    scores = [answer.json()["detections"][0]["score"] for answer in one + others]
     np.testing.assert_allclose(scores, [(50 * i + 1) / 255 for i in range(4)], rtol=1e-5)
     assert detector.batches == [(1, 64, 96, 3), (4, 64, 96, 3)]
     metrics = client.get("/metrics").text
@@ -226,8 +230,9 @@ def test_batches_keep_pictures_of_one_shape_together(detector):
     detector.batches.clear()
     detector.gate.clear()
     images = [np.full((h, w, 3), 30 * i, np.uint8) for i, (h, w) in enumerate([(60, 90), (90, 60)] * 4)]
+    detector.entered.clear()
     first = batches.submit(images[0])
-    wait_for(lambda: not batches.queue)
+    assert detector.entered.wait(20)
     others = [batches.submit(image) for image in images[1:]]
     with pytest.raises(batching.Full):
         batches.submit(images[0])
