@@ -11,6 +11,7 @@ DEMO := $(RUNS)/demo
 demo: $(READY)
 	$(BIN)/python train.py --config configs/person_demo.py --workdir $(DEMO)
 	$(BIN)/python eval.py --config configs/person_demo.py --workdir $(DEMO)
+	$(BIN)/python -m jaxdet report --workdir $(DEMO)
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_FLAGS)

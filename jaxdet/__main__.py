@@ -5,7 +5,7 @@ import sys
 
 from absl import logging
 
-from jaxdet.command_line import load_config
+from jaxdet.command_line import load_config, override
 
 
 def main(arguments=None):
@@ -73,7 +73,30 @@ def main(arguments=None):
     ):
         command.add_argument(f"--{name}", type=kind, default=default, help=f"{words} (default: {default})")
     command.set_defaults(run=serve)
-    options = parser.parse_args(arguments)
+    command = commands.add_parser("inspect", help="look at a data set before training on it")
+    command.add_argument("--config", required=True, metavar="FILE[:ARGS]", help="config of the training")
+    command.add_argument("--output", default="inspect", help="folder for the page (default: inspect)")
+    command.set_defaults(run=inspect)
+    command = commands.add_parser("report", help="a page about a trained run: numbers, curves, pictures")
+    command.add_argument("--workdir", required=True, help="folder of a trained run")
+    command.add_argument("--compare", metavar="WORKDIR", help="another run, beside it on the same pictures")
+    command.add_argument("--output", help="folder for the page (default: WORKDIR/report)")
+    command.add_argument("--pictures", type=int, default=80, help="how many in the gallery (default: 80)")
+    command.add_argument(
+        "--choose",
+        choices=("random", "worst"),
+        default="random",
+        help="which: by seed, or the worst by error",
+    )
+    command.add_argument("--seed", type=int, default=0, help="of the random choice (default: 0)")
+    command.set_defaults(run=report)
+    for name in ("inspect", "report"):
+        commands.choices[name].epilog = "Keys of the config are set with --config.KEY=VALUE."
+    options, overrides = parser.parse_known_args(arguments)
+    if options.run in (inspect, report):
+        options.overrides = overrides
+    elif overrides:
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     if options.run is convert and options.to and (options.classes or options.inputs or options.norm_epsilon):
         parser.error("--classes, --inputs and --norm-epsilon go with --from")
     logging.set_verbosity(logging.ERROR)  # Orbax warns that it only reads
@@ -121,6 +144,27 @@ def serve(options):
         if not settings[name] > 0:
             raise ValueError(f"--{name.replace('_', '-')} must be above 0, not {settings[name]}")
     run(**settings)
+
+
+def inspect(options):
+    """A page about the data of a config, and exit code 1, naming them, where some are broken; see jaxdet.inspection."""
+    from jaxdet import inspection
+
+    config = load_config(options.config)
+    override(config, options.overrides)
+    if faults := inspection.inspect(config, options.output):
+        sys.exit("broken:\n" + "\n".join(faults))
+
+
+def report(options):
+    """A page about one run, or two side by side; see jaxdet.reporting."""
+    from jaxdet import reporting
+    from jaxdet.evaluation.report import Choice
+
+    choice = Choice(options.pictures, options.choose, options.seed)
+    workdirs = options.workdir, options.compare
+    page = reporting.write_report(*workdirs, options.output, options.overrides, choice)
+    print(f"open {page} in a browser")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import runpy
 import sys
 
 from absl import flags
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
 
 def define_cluster_flags():
@@ -45,7 +45,7 @@ def parse_flags(argv):
     except (ImportError, OSError) as error:  # the config file itself
         sys.exit(f"{os.path.basename(argv[0])}: {error}")
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        sys.exit(f"{os.path.basename(argv[0])}: {_unknown_key(argv) or _with_range(error)}")
+        sys.exit(f"{os.path.basename(argv[0])}: {_unknown_key_of(argv) or _with_range(error)}")
 
 
 def _with_range(error):
@@ -56,14 +56,35 @@ def _with_range(error):
     return f"{error}; {RULES[key[1]][0]}" if key and key[1] in RULES else error
 
 
-def _unknown_key(argv):
-    """What to say of the first override whose key the config does not have; None where it has all of them."""
+def override(config, arguments):
+    """Changes a config as `--config.KEY=VALUE ...` say, values as train.py takes them.
+
+    Raises ValueError for any other argument, a key that the config does not have (with the nearest), or a value of a wrong type.
+    """
+    for argument in arguments:
+        if not argument.startswith("--config.") or "=" not in argument:
+            raise ValueError(f"no flag {argument}; keys of the config are set with --config.KEY=VALUE")
+    argv, values = ["jaxdet", *arguments], flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+        values(argv)
+    except (AttributeError, LookupError, TypeError, ValueError, flags.Error) as error:
+        raise ValueError(_unknown_key(config, arguments) or str(_with_range(error))) from error
+
+
+def _unknown_key_of(argv):
+    """`_unknown_key` of a whole command line; None where its config fails, and the error that led here says how."""
     try:
         config = _config_of(argv)
-    except Exception:  # the config itself fails, and the error that led here says how
+    except Exception:
         return None
+    return _unknown_key(config, argv[1:])
+
+
+def _unknown_key(config, arguments):
+    """What to say of the first override whose key the config does not have; None where it has all of them."""
     keys = _keys(config)
-    for argument in argv[1:]:
+    for argument in arguments:
         name = argument.lstrip("-").split("=")[0]
         key = name.removeprefix("config.")
         if name == key or any(f"{other}.".startswith(f"{key}.") for other in keys):

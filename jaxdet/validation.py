@@ -27,17 +27,7 @@ def evaluate_run(config, workdir, pictures=0):
     eval.json. Raises ValueError or FileNotFoundError where config, data and workdir do not go together.
     """
     workdir = pathlib.Path(workdir)
-    check_config(config)
-    check_same_model(load_config(workdir), config, workdir)
-    source = pipeline.open_source(config.data.val, config.data.categories or None)
-    print(f"val: {summary(source)}")
-    check_categories(config, source, load_categories(workdir))
-    mesh = device_mesh()
-    variables = load_variables(workdir)
-    check_detects(variables)
-    variables = jax.device_put(variables, replicated(mesh))
-    validation = Validation(config, FasterRCNN(**config.model), source, pipeline.max_boxes(source), mesh)
-    results, _ = validation(variables)
+    source, validation, results = evaluate_split(config, workdir)
     wait_for_all("evaluated")
     if not is_first():
         return results
@@ -52,6 +42,25 @@ def evaluate_run(config, workdir, pictures=0):
         categories = source.categories if with_head else evaluation.rpn_categories(source.categories)
         print(f"pictures in {draw_pictures(workdir / 'pictures', source, detections, categories, pictures)}")
     return results
+
+
+def evaluate_split(config, workdir):
+    """The best checkpoint of a workdir over `config.data.val`: the source, its Validation (with `.found`), the results.
+
+    Raises ValueError or FileNotFoundError where config, data and workdir do not go together.
+    """
+    check_config(config)
+    check_same_model(load_config(workdir), config, workdir)
+    source = pipeline.open_source(config.data.val, config.data.categories or None)
+    print(f"val: {summary(source)}")
+    check_categories(config, source, load_categories(workdir))
+    mesh = device_mesh()
+    variables = load_variables(workdir)
+    check_detects(variables)
+    variables = jax.device_put(variables, replicated(mesh))
+    validation = Validation(config, FasterRCNN(**config.model), source, pipeline.max_boxes(source), mesh)
+    results, _ = validation(variables)
+    return source, validation, results
 
 
 def draw_pictures(folder, source, detections, categories, count):

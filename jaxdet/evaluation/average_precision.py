@@ -9,8 +9,8 @@ AREAS = ((0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10))  # all, small, me
 COUNTS = (1, 10, 100)  # best detections of an image
 
 
-def twelve_numbers(truth, found, categories):
-    """The numbers in the order of coco.METRICS, as a list of floats; -1 where there is nothing to find.
+def precision_and_recall(truth, found, categories):
+    """Precision [T, categories, areas, R] and recall [T, categories, areas, counts]; -1 where there is nothing to find.
 
     truth: dict of arrays of G annotations: image, category (int), box float64 [G, 4] x y width height, area, iscrowd (bool).
     found: dict of arrays of N detections: image, category, box, score. categories: how many, numbered from 0.
@@ -23,6 +23,11 @@ def twelve_numbers(truth, found, categories):
         precision[:, k], recall[:, k] = _one_category(
             *({name: each[part["category"] == k] for name, each in part.items()} for part in (truth, found))
         )
+    return precision, recall
+
+
+def twelve_numbers(precision, recall):
+    """The numbers in the order of coco.METRICS, as a list of floats, of `precision_and_recall`."""
     every, fifty, seventy_five = slice(None), 0, 5
     chosen = [precision[every, :, 0], precision[fifty, :, 0], precision[seventy_five, :, 0]]
     chosen += [precision[:, :, area] for area in (1, 2, 3)]

@@ -7,7 +7,12 @@ import os
 import numpy as np
 from pycocotools import mask
 
-from jaxdet.evaluation.average_precision import IOU_THRESHOLDS, greedy_matches, twelve_numbers
+from jaxdet.evaluation.average_precision import (
+    IOU_THRESHOLDS,
+    greedy_matches,
+    precision_and_recall,
+    twelve_numbers,
+)
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
@@ -31,10 +36,24 @@ def evaluate(ground_truth, detections, categories=None):
     Raises ValueError for a file that is not JSON, an unknown category name, and for the first detection of an unknown
     image or category, with a score that is not a number, or with a box that is not four finite numbers.
     """
-    ground_truth = _load_ground_truth(ground_truth)
+    numbers = twelve_numbers(*precision_and_recall(*_arrays(ground_truth, detections, categories)))
+    return dict(zip(METRICS, numbers, strict=True))
+
+
+def precision_curves(ground_truth, detections):
+    """Precision float64 [10 IoUs, categories, 4 sizes, 101 recalls], -1 where there is nothing to find.
+
+    The IoUs, sizes and recalls are those of `average_precision`. Arguments and errors as `evaluate`, for all categories.
+    """
+    return precision_and_recall(*_arrays(ground_truth, detections, None))[0]
+
+
+def _arrays(ground_truth, detections, categories):
+    """Annotations and detections as `average_precision` takes them, and the number of categories."""
+    ground_truth = load_ground_truth(ground_truth)
     wanted = _category_ids(ground_truth["categories"], categories)
     detections = _read_json(detections)
-    _check_results(detections, ground_truth)
+    check_results(detections, ground_truth)
     number = {
         image_id: i for i, image_id in enumerate(sorted({image["id"] for image in ground_truth["images"]}))
     }
@@ -50,11 +69,10 @@ def evaluate(ground_truth, detections, categories=None):
         return {name: np.array(values, kinds[name]) for name, values in columns.items()} | {"box": boxes}
 
     truth = arrays(ground_truth["annotations"], area=np.float64, iscrowd=bool)
-    numbers = twelve_numbers(truth, arrays(detections, score=np.float64), len(place))
-    return dict(zip(METRICS, numbers, strict=True))
+    return truth, arrays(detections, score=np.float64), len(place)
 
 
-def proposal_recall(ground_truth, proposals, counts=(100, 1000)):
+def proposal_recall(ground_truth, proposals, counts=(100, 1000), areas=(0, math.inf)):
     """Average recall of class-agnostic proposals: {"AR@100": ..., "AR@1000": ...}, one entry a count.
 
     The COCO API's AR with `useCats = 0` and `maxDets = counts`: the share of the boxes that are not crowds which the
@@ -65,14 +83,16 @@ def proposal_recall(ground_truth, proposals, counts=(100, 1000)):
     ground_truth  as in `evaluate`; boxes of all its categories count alike.
     proposals     COCO results as in `evaluate` (category_id may be absent), or, for many of them, a dict from image id
                   to (boxes [n, 4] x1 y1 x2 y2 in pixels of the image, scores [n]).
+    areas         smallest and largest annotated area of the boxes to look for, in square pixels.
 
     Raises ValueError for an unknown image id, a score that is not a number, or a box that is not four finite numbers.
     """
-    ground_truth = _load_ground_truth(ground_truth)
+    ground_truth = load_ground_truth(ground_truth)
     categories = _category_ids(ground_truth["categories"], None)
     targets = {image["id"]: [] for image in ground_truth["images"]}
     for row in sorted(ground_truth["annotations"], key=lambda row: row["category_id"]):
-        if row["image_id"] in targets and row["category_id"] in categories and not row["iscrowd"]:
+        wanted = row["category_id"] in categories and areas[0] <= row["area"] <= areas[1]
+        if wanted and row["image_id"] in targets and not row["iscrowd"]:
             targets[row["image_id"]].append(row["bbox"])
 
     found = np.zeros((len(counts), len(IOU_THRESHOLDS)))
@@ -148,7 +168,7 @@ def _read_json(source):
             raise ValueError(f"{os.fspath(source)} is not complete JSON: {error}") from error
 
 
-def _load_ground_truth(source):
+def load_ground_truth(source):
     """A copy of the ground truth with the fields that evaluation reads."""
     ground_truth = _read_json(source)
     keys = ("images", "annotations", "categories")
@@ -193,7 +213,7 @@ def _category_ids(categories, wanted):
     return ids
 
 
-def _check_results(results, ground_truth, keys=(*_BOX_KEYS, "score")):
+def check_results(results, ground_truth, keys=(*_BOX_KEYS, "score")):
     if not isinstance(results, list | tuple):
         raise ValueError(f"detections must be a list in COCO's result format, not {type(results).__name__}")
     images = {image["id"] for image in ground_truth["images"]}
@@ -229,7 +249,7 @@ def _proposals_by_image(proposals, ground_truth):
     """Dict from image id to (boxes float64 [n, 4] x y width height, scores float64 [n])."""
     proposals = _read_json(proposals)
     if not isinstance(proposals, dict):
-        _check_results(proposals, ground_truth, keys=("image_id", "bbox", "score"))
+        check_results(proposals, ground_truth, keys=("image_id", "bbox", "score"))
         rows = {}
         for row in proposals:
             rows.setdefault(row["image_id"], []).append([*row["bbox"], row["score"]])

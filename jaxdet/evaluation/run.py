@@ -49,6 +49,13 @@ def rpn_categories(categories):
     return categories if len(categories) == 1 else ONE_CATEGORY
 
 
+def as_objects(truth):
+    """COCO JSON with the categories that the RPN alone tells apart."""
+    categories = list(rpn_categories(truth["categories"]))
+    annotations = [{**item, "category_id": categories[0]["id"]} for item in truth["annotations"]]
+    return {**truth, "categories": categories, "annotations": annotations}
+
+
 def original_boxes(boxes, scales, size):
     """Boxes [n, 4] of the resized picture in pixels of the original of `size` (height, width), clipped to it."""
     boxes = np.asarray(boxes, np.float32) / np.asarray(scales, np.float32)[[1, 0, 1, 0]]
@@ -66,9 +73,7 @@ def summarize(source, found, seen):
             f"evaluation saw {len(seen)} images where the split has {len(source)}: a bug in jaxdet"
         )
     truth = source.ground_truth()
-    objects = {**truth, "categories": list(rpn_categories(source.categories))}
-    only = objects["categories"][0]["id"]
-    objects["annotations"] = [{**item, "category_id": only} for item in truth["annotations"]]
+    objects = as_objects(truth)
     summary = {"roi": evaluate(truth, found["roi"])} if "roi" in found else {}
     summary["rpn"] = evaluate(objects, found["rpn"])
     summary["proposals"] = proposal_recall(objects, found["proposals"])

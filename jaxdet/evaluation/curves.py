@@ -1,0 +1,57 @@
+"""Curves and tables behind the numbers: precision over recall, recall of proposals by size, calibration of scores."""
+
+import numpy as np
+
+from jaxdet.evaluation.average_precision import AREAS, IOU_THRESHOLDS, RECALL_THRESHOLDS
+from jaxdet.evaluation.coco import precision_curves, proposal_recall
+
+SIZES = dict(zip(("all", "small", "medium", "large"), AREAS, strict=True))
+
+
+def precision_recall(ground_truth, detections):
+    """Precision at 101 recalls, by IoU and by size, as the COCO API interpolates it.
+
+    Returns {"recall": [101], "by_iou": {.5: [101], .., .95: [101]}, "by_size": {"all": [101], "small": ..}, at IoU .5};
+    means over the categories, None where there are no boxes of a size. Arguments and errors as `coco.evaluate`.
+    """
+    precision = precision_curves(ground_truth, detections)
+    return {
+        "recall": RECALL_THRESHOLDS,
+        "by_iou": {round(float(iou), 2): _mean(precision[i, :, 0]) for i, iou in enumerate(IOU_THRESHOLDS)},
+        "by_size": {size: _mean(precision[0, :, i]) for i, size in enumerate(SIZES)},
+    }
+
+
+def _mean(precision):
+    """Mean over the categories [categories, recalls] that have boxes; None where none has."""
+    present = precision[(precision > -1).all(1)]
+    return present.mean(0) if len(present) else None
+
+
+def recall_by_size(ground_truth, proposals, counts=(10, 100, 1000)):
+    """{size: {"AR@10": .., ..}} of proposals, for the sizes of SIZES; see `coco.proposal_recall`."""
+    return {size: proposal_recall(ground_truth, proposals, counts, areas) for size, areas in SIZES.items()}
+
+
+def calibration(scores, correct, bins=10):
+    """How often a detection of a score is right (Guo et al. 2017, arXiv:1706.04599; for boxes Küppers et al. 2020).
+
+    scores [n] 0..1; correct bool [n]. Returns {"edges": [bins + 1], "count": [bins], "score": mean of the bin's scores,
+    "precision": share of it that is right (NaN in empty bins), "error": the mean distance of the two, weighted by count (the
+    expected calibration error); 0 without detections}.
+    """
+    scores, correct = np.asarray(scores, float), np.asarray(correct, float)
+    edges = np.linspace(0, 1, bins + 1)
+    place = np.clip(np.digitize(scores, edges) - 1, 0, bins - 1)
+    count = np.bincount(place, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        score = np.bincount(place, scores, bins) / count
+        precision = np.bincount(place, correct, bins) / count
+    distance = np.nansum(np.abs(score - precision) * count) / max(len(scores), 1)
+    return {
+        "edges": edges,
+        "count": count,
+        "score": score,
+        "precision": precision,
+        "error": float(distance),
+    }

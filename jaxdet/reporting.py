@@ -1,0 +1,84 @@
+"""Runs trained models over the validation split and hands what they found to the report."""
+
+import os
+import pathlib
+
+from jaxdet.anchor_fit import anchor_statistics
+from jaxdet.checkpoint import Checkpoints
+from jaxdet.command_line import override
+from jaxdet.detector import load_config
+from jaxdet.evaluation import report
+from jaxdet.evaluation.run import as_objects
+from jaxdet.validation import evaluate_split
+
+# What of config.data.val says which pictures there are; the rest says how a model wants them
+SPLIT = (
+    "source", "images", "annotations", "directory", "split", "scenes", "scenes_seed", "scenes_height",
+    "scenes_width", "limit", "keep_empty",
+)  # fmt: skip
+
+
+def write_report(workdir, other=None, output=None, overrides=(), choice=report.Choice()):  # noqa: B008
+    """Evaluates the best checkpoint of a workdir, and of another one on the same pictures, and writes the report.
+
+    The data are those of W/config.json with `overrides` (`--config.KEY=VALUE`). output: folder, W/report where none is given.
+    Returns the path of its index.html. Raises ValueError or FileNotFoundError where workdirs and data do not go together.
+    """
+    config = load_config(workdir)
+    override(config, overrides)
+    configs = {str(workdir): config}
+    if other is not None:
+        if str(other) in configs:
+            raise ValueError(f"{other} beside itself shows nothing; name another workdir")
+        configs[str(other)] = second = load_config(other)
+        second.data.val.update({key: config.data.val[key] for key in SPLIT})
+    runs = []
+    for name, its_config in configs.items():
+        try:
+            source, validation, results = evaluate_split(its_config, name)
+        except FileNotFoundError as error:
+            if pathlib.Path(name, "categories.json").exists() and _lacks_data(its_config):
+                raise FileNotFoundError(f"{error}\n{_where(name)}") from error
+            raise
+        print(f"{name}: AP {results.get('roi', results['rpn'])['AP']:.3f} on {len(source)} pictures")
+        truth, found = source.ground_truth(), validation.found
+        if "roi" not in found:
+            truth = as_objects(truth)
+        detections = found.get("roi", found["rpn"])
+        runs.append(report.Run(name, results, truth, detections, found["proposals"], report.read_log(name)))
+    places = {int(image_id): i for i, image_id in enumerate(source.image_ids)}
+    return report.write(
+        output or pathlib.Path(workdir) / "report",
+        runs,
+        lambda image_id: source[places[image_id]]["image"],
+        anchor_statistics(config, source, config.data.val),
+        facts=_facts(config, workdir, len(source), runs[0].truth),
+        choice=choice,
+    )
+
+
+def _lacks_data(config):
+    split = config.data.val
+    needed = {"coco": (split.images, split.annotations), "tfds": (split.directory,)}
+    return not all(map(os.path.exists, needed.get(split.source, ())))
+
+
+def _where(name):
+    return (
+        f"The pictures are looked for where {name}/config.json says. Run from the folder that training ran in, or name "
+        "them: --config.data.val.images=DIR --config.data.val.annotations=FILE (data.val.directory for TFDS)"
+    )
+
+
+def _facts(config, workdir, pictures, truth):
+    boxes = sum(not row["iscrowd"] for row in truth["annotations"])
+    split = config.data.val
+    step = Checkpoints(workdir, read_only=True).best_step()
+    names = ", ".join(category["name"] for category in truth["categories"][:4])
+    more = len(truth["categories"]) - 4
+    return (
+        f"{pictures} pictures with {boxes} boxes of {names}" + (f" and {more} more" if more > 0 else ""),
+        {"coco": str(split.annotations), "tfds": str(split.directory)}.get(split.source, "drawn scenes"),
+        f"ResNet-{config.model.backbone.depth}, short side {max(split.short_sides)}",
+        f"checkpoint of step {step}",
+    )
