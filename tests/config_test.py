@@ -223,7 +223,10 @@ def test_an_older_workdir_loads_with_what_it_was_made_with(tmp_path, capsys):
         ("[]", "is no config"),
         ('{"model": 3}', "is no config"),
         ('{"model": {"depth": 3}, "data": {"train": {}, "val": {}}, "train": {}}', "is no config"),
-        ('{"data": {"train": {}, "val": {}}, "model": {"test": {}}, "train": {}}', "config.seed is missing"),
+        (
+            '{"data": {"train": {}, "val": {}}, "model": {"test": {}, "backbone": {}}, "train": {}}',
+            "config.seed is missing",
+        ),
     ],
 )
 def test_a_damaged_config_of_a_workdir(tmp_path, content, message):
