@@ -67,10 +67,10 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 4 MiB; skipped where this user may not mount one."""
+    """A file system of 12 MiB; skipped where this user may not mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", folder]
     try:
         mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
     except FileNotFoundError:
@@ -94,15 +94,15 @@ def test_a_full_disk_says_so_and_leaves_the_older_checkpoint(small_disk):
     good = state(1, 1)
     checkpoints.save(1, good)
     with pytest.raises(
-        OSError, match=r"checkpoint of step 2 \(6 MiB\) cannot be written to .*that of step 1 is whole"
+        OSError, match=r"checkpoint of step 2 \(16 MiB\) cannot be written to .*that of step 1 is whole"
     ):
-        checkpoints.save(2, state(2, 6))
+        checkpoints.save(2, state(2, 16))
     checkpoints.close()
     again = Checkpoints(small_disk)
     assert again.latest_step() == 1
     tiny.assert_equal_trees(again.restore(1, good), good)
     with pytest.raises(OSError, match=r"No space left on device.*config\.json"):
-        write_whole(pathlib.Path(small_disk) / "config.json", json.dumps("x" * 2**23))
+        write_whole(pathlib.Path(small_disk) / "config.json", json.dumps("x" * 2**24))
     assert not list(small_disk.glob("*.partial"))
 
 
