@@ -54,7 +54,10 @@ class Checkpoints:
         `average_precision` where it was evaluated. Raises OSError, saying what is left, where it cannot be written, as on a
         full disk: the checkpoints from before are as they were.
         """
-        if step in self.manager.all_steps():
+        steps = self.manager.all_steps()
+        if list(steps) == [step]:  # alone it is the best as it is, and the run would be lost where this fails
+            return
+        if step in steps:
             self.manager.delete(step)
         before = self.latest_step()
         metrics = None if average_precision is None else {"AP": float(average_precision)}
