@@ -3,10 +3,11 @@
     python -m benchmarks.lose_processes --config configs/person_demo.py --workdir runs/lost --tries 20 \
         --config.train.steps=120 --config.train.checkpoint_every=5
 
-Two trainings: W/undisturbed in one process with one device, and W/disturbed in one, two or four processes of this machine,
-where either one of them gets SIGKILL, or one of them or all get SIGTERM. After SIGTERM every process must have ended with exit
-code 75 and the last step of the log must be a checkpoint; after SIGKILL the others must have ended by themselves. Exits with 1
-where that, or a loss of the curve, is not so. Other flags go to train.py.
+A training in one process with one device, W/undisturbed, and others, W/disturbed-1 and so on, in one, two or four processes of
+this machine, where either one of them gets SIGKILL, or one of them or all get SIGTERM; started again after each until it is
+through, then the next. After SIGTERM every process must have ended with exit code 75 and the last step of the log must be a
+checkpoint; after SIGKILL the others must have ended by themselves. Exits with 1 where that, or a loss of a curve, is not so. Other
+flags go to train.py.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LAYOUTS = (1, 4), (2, 1), (2, 2), (4, 1)  # processes, devices of each
 HEARTBEAT = 20  # seconds
+THROUGH = "through"
 SAME = 1e-4  # relative; sums over devices come in another order
 
 
@@ -81,32 +83,31 @@ def losses(workdir):
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
-def disturb(command, workdir, moments):
-    """One start of the run and what happened to it: (what, a complaint or "")."""
+def disturb(command, workdir, moments, steps):
+    """One start of a run of so many steps and what happened to it: (what, a complaint or "")."""
     processes, devices = moments.choice(LAYOUTS)
     target = last_step(workdir) + moments.randint(1, 6)
     run = Processes(command, processes, devices)
-    if not run.wait_for_step(workdir, target):
+    if not run.wait_for_step(workdir, min(target, steps)) or target > steps:
         codes, printed = run.wait()
-        return "finished", "" if codes == [0] * processes else f"exit codes {codes}: {printed[0][-2000:]}"
+        return THROUGH, "" if codes == [0] * processes else f"exit codes {codes}: {printed}"
     time.sleep(moments.uniform(0, 0.3))
     kind = moments.choice(("SIGKILL to one", "SIGTERM to one", "SIGTERM to all"))
     told = run.running if kind == "SIGTERM to all" else [moments.choice(run.running)]
     for process in told:
-        os.kill(process.pid, signal.SIGKILL if kind == "SIGKILL to one" else signal.SIGTERM)
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL if kind == "SIGKILL to one" else signal.SIGTERM)
     started = time.monotonic()
     codes, printed = run.wait()
-    what = f"{kind} of {processes} x {devices}"
+    what = f"{kind} of {processes} x {devices} at step {last_step(workdir)}"
     if codes == [0] * processes:
-        return "finished", ""
+        return THROUGH, "" if target > steps - 6 else f"{what}, and nobody heard it: {printed}"
     if kind == "SIGKILL to one":
         expected = all(code not in (0, 75) for code in codes)
     else:
         saved = (workdir / "checkpoints" / str(last_step(workdir))).is_dir()
         expected = codes == [75] * processes and saved
-    print(
-        f"{what} at step {last_step(workdir)}, all ended {time.monotonic() - started:.1f} s later", flush=True
-    )
+    print(f"{what}, all ended {time.monotonic() - started:.1f} s later", flush=True)
     return kind, "" if expected else f"{what}: exit codes {codes}: {printed}"
 
 
@@ -121,31 +122,27 @@ def main():
     options, overrides = parser.parse_known_args()
     if options.workdir.exists() and any(options.workdir.iterdir()):
         sys.exit(f"{options.workdir} is not empty")
-    undisturbed, disturbed = (options.workdir.resolve() / name for name in ("undisturbed", "disturbed"))
+    undisturbed = options.workdir.resolve() / "undisturbed"
     command = [sys.executable, "train.py", f"--config={options.config}", "--config.train.log_every=1"]
     command += ["--config.train.batch_size=4", "--config.data.workers=0", *overrides]
     codes, printed = Processes([*command, f"--workdir={undisturbed}"], 1, 1).wait()
     if codes != [0]:
         sys.exit(printed[0])
 
-    moments, counts, complaints = random.Random(options.seed), collections.Counter(), []
-    command.append(f"--workdir={disturbed}")
-    for _ in range(options.tries):
-        what, complaint = disturb(command, disturbed, moments)
-        counts[what] += 1
-        complaints += [complaint] * bool(complaint)
-        if what == "finished":
-            break
-    else:
-        codes, printed = Processes(command, 1, 1).wait()
-        complaints += printed * (codes != [0])
-    expected, found = losses(undisturbed), losses(disturbed)
-    worst = max((abs(found.get(step, 0) / loss - 1) for step, loss in expected.items()), default=0)
-    print(
-        f"{dict(counts)}; {len(found)} of {len(expected)} steps, losses within {worst:.1e} of the undisturbed run's"
-    )
+    expected, moments = losses(undisturbed), random.Random(options.seed)
+    counts, complaints, worst, runs = collections.Counter(), [], 0.0, 0
+    while counts.total() - counts[THROUGH] < options.tries and not complaints:
+        runs += 1
+        workdir, what = undisturbed.with_name(f"disturbed-{runs}"), ""
+        while what != THROUGH and not complaints:
+            what, complaint = disturb([*command, f"--workdir={workdir}"], workdir, moments, len(expected))
+            counts[what] += 1
+            complaints += [complaint] * bool(complaint)
+        found = losses(workdir)
+        worst = max([worst, *(abs(found.get(step, 0) / loss - 1) for step, loss in expected.items())])
+    print(f"{dict(counts)}; losses within {worst:.1e} of the undisturbed run's in all {len(expected)} steps")
     print("\n".join(complaints))
-    sys.exit(bool(complaints) or found.keys() != expected.keys() or worst > SAME)
+    sys.exit(bool(complaints) or worst > SAME)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def main():
         model, update = FasterRCNN(**config.model), optimizer(config)
         state = jax.eval_shape(functools.partial(create_state, model, update, config))
         step = functools.partial(train_step, model=model, optimizer=update, config=config)
-        mesh = device_mesh()
+        mesh = device_mesh(devices=jax.devices()[:1])
         sizes = [shape], batch, boxes, config.data.train.resizing
         options = remat_options(config)
         compiled = compile_shapes("training", step, state, *sizes, mesh, replicated(mesh), options)[shape]

@@ -49,7 +49,9 @@ def _model(height, width):
         norm_layer=torchvision.ops.FrozenBatchNorm2d,
         trainable_layers=3,
     )
-    return FasterRCNN(backbone, 2, min_size=min(height, width), max_size=max(height, width)).to(DEVICE)
+    sizes = {"min_size": min(height, width), "max_size": max(height, width)}
+    # as many proposals as detectron2's recipe, which jaxdet's rows have
+    return FasterRCNN(backbone, 2, rpn_post_nms_top_n_train=1000, **sizes).to(DEVICE)
 
 
 def _pictures(count, height, width):

@@ -23,7 +23,7 @@ SHAPE = re.compile(r"([a-z]+\d*)\[([\d,]*)\]")
 
 
 def collectives(text):
-    """What the text of a compiled module sends: {(operation, in a loop or not): (how many, bytes of their results)}."""
+    """What the text of a compiled module sends: {(operation, outside of the main computation, as in a loop): (how many, bytes)}."""
     found, entry = {}, False
     for line in text.splitlines():
         if line and not line[0].isspace():
@@ -120,7 +120,10 @@ def main():
             f"temporary, compiled in {time.perf_counter() - started:.0f} s"
         )
         for (operation, looped), (count, size) in sorted(collectives(compiled.as_text()).items()):
-            print(f"    {operation}{', in loops' * looped}: {count}, {size / MIB:,.3f} MiB", flush=True)
+            print(
+                f"    {operation}{', in loops and branches' * looped}: {count}, {size / MIB:,.3f} MiB",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 W/checkpoints/STEP/     a whole TrainState; a folder under its final name is complete
 """
 
+import json
 import pathlib
 import shutil
 
@@ -10,7 +11,8 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
-from jaxdet.mesh import device_mesh, replicated
+from jaxdet.files import write_whole
+from jaxdet.mesh import device_mesh, is_first, replicated, wait_for_all
 
 
 class Checkpoints:
@@ -34,6 +36,8 @@ class Checkpoints:
         handler = ocp.StandardCheckpointHandler()
         self.folder = folder
         self.manager = ocp.CheckpointManager(folder, options=options, item_handlers=handler)
+        # of several processes it would ask on every save, with the step, the service that training.preemption counts with
+        self.manager.reached_preemption = lambda step: False
 
     def latest_step(self):
         """Step of the newest checkpoint, None without one."""
@@ -48,21 +52,15 @@ class Checkpoints:
         """Whether the checkpoint of `step` knows its AP."""
         return self.manager.metrics(step) is not None
 
-    def save(self, step, state, average_precision=None):
-        """Writes the state at `step`, in the place of one saved before; returns when it is whole on disk.
+    def save(self, step, state):
+        """Writes the state at `step`; returns when it is whole on disk.
 
-        `average_precision` where it was evaluated. Raises OSError, saying what is left, where it cannot be written, as on a
-        full disk: the checkpoints from before are as they were.
+        Raises OSError, saying what is left, where it cannot be written, as on a full disk: the checkpoints from before
+        are as they were.
         """
-        steps = self.manager.all_steps()
-        if list(steps) == [step]:  # alone it is the best as it is, and the run would be lost where this fails
-            return
-        if step in steps:
-            self.manager.delete(step)
         before = self.latest_step()
-        metrics = None if average_precision is None else {"AP": float(average_precision)}
         try:
-            self.manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
+            self.manager.save(step, args=ocp.args.StandardSave(state), force=True)
             self.manager.wait_until_finished()
         except Exception as error:  # of Orbax, TensorStore or the system
             free = shutil.disk_usage(self.folder).free / 2**20
@@ -73,6 +71,15 @@ class Checkpoints:
                 f"the checkpoint of step {step} ({size:.0f} MiB) cannot be written to {self.folder}, where {free:.0f} MiB "
                 f"are free; {left}. Make room and start again.\n{type(error).__name__}: {reason}"
             ) from error
+
+    def record(self, step, average_precision):
+        """Adds the AP of its evaluation to the checkpoint of `step`, in the file where Orbax keeps what it saves by."""
+        if is_first():
+            folder = self.folder / str(step) / "metrics"
+            folder.mkdir(exist_ok=True)
+            write_whole(folder / "metrics", json.dumps({"AP": float(average_precision)}))
+        wait_for_all(f"recorded {step}")
+        self.manager.reload()
 
     def restore(self, step, like):
         """The state of `step`, with the structure, shapes and shardings of `like` (arrays or ShapeDtypeStructs)."""

@@ -55,13 +55,13 @@ def leave_cluster(error):
     """
     if jax.process_count() == 1:
         raise error
-    traceback.print_exception(error)
-    print(
-        f"process {jax.process_index()} ends: {error}\nWhere another process is gone, start all of them "
-        "again: they go on from the last checkpoint.",
-        file=sys.stderr,
-        flush=True,
-    )
+    words = f"process {jax.process_index()} ends: {error}"
+    if not isinstance(error, OSError | ValueError | FloatingPointError):  # those say themselves what to do
+        traceback.print_exception(error)
+        words += (
+            "\nWhere another process is gone, start all of them again: they go on from the last checkpoint."
+        )
+    print(words, file=sys.stderr, flush=True)
     os._exit(1)
 
 

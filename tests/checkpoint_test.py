@@ -34,6 +34,12 @@ def test_a_state_comes_back_bit_for_bit(tmp_path):
     np.testing.assert_array_equal(arrays["trainable"]["fc"]["kernel"], saved["trainable"]["fc"]["kernel"])
 
 
+def save(checkpoints, step, average_precision=None):
+    checkpoints.save(step, state(step))
+    if average_precision is not None:
+        checkpoints.record(step, average_precision)
+
+
 def test_without_a_checkpoint(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.latest_step() is None and checkpoints.best_step() is None
@@ -42,22 +48,25 @@ def test_without_a_checkpoint(tmp_path):
 def test_the_last_and_the_best_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path, last=2)
     for step, average_precision in [(1, None), (2, 0.3), (3, 0.5), (4, None), (5, 0.4), (6, None), (7, 0.1)]:
-        checkpoints.save(step, state(step), average_precision)
+        save(checkpoints, step, average_precision)
     assert steps(tmp_path) == [3, 6, 7]
     assert checkpoints.latest_step() == 7 and checkpoints.best_step() == 3
-    checkpoints.save(8, state(8), 0.6)
-    assert steps(tmp_path) == [7, 8] and checkpoints.best_step() == 8
+    save(checkpoints, 8, 0.6)
+    assert checkpoints.best_step() == 8
+    save(checkpoints, 9)
+    assert steps(tmp_path) == [8, 9]
+    assert checkpoints.is_evaluated(8) and not checkpoints.is_evaluated(9)
 
 
 def test_the_best_is_known_after_a_restart(tmp_path):
     first = Checkpoints(tmp_path, last=1)
     for step, average_precision in [(1, 0.5), (2, 0.4), (3, None)]:
-        first.save(step, state(step), average_precision)
+        save(first, step, average_precision)
     first.close()
     again = Checkpoints(tmp_path, last=1)
     assert again.latest_step() == 3 and again.best_step() == 1
-    again.save(4, state(4), 0.45)
-    again.save(5, state(5))
+    save(again, 4, 0.45)
+    save(again, 5)
     assert steps(tmp_path) == [1, 5]
 
 
@@ -71,8 +80,8 @@ def test_without_an_evaluation_the_newest_is_the_best(tmp_path):
 def test_no_box_at_all_is_worse_than_any_precision(tmp_path):
     """The COCO API says -1 where the split has no boxes."""
     checkpoints = Checkpoints(tmp_path, last=1)
-    checkpoints.save(1, state(1), 0.0)
-    checkpoints.save(2, state(2), -1.0)
+    save(checkpoints, 1, 0.0)
+    save(checkpoints, 2, -1.0)
     assert checkpoints.best_step() == 1
 
 

@@ -125,7 +125,8 @@ def _train(config, workdir, held):
     validation = Validation(config, model, val_source, boxes, mesh)
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
-    log, progress = MetricsLog(workdir, start, is_first()), Progress(start, config.train.steps, is_first())
+    log = MetricsLog(workdir, start, is_first(), evaluated=not owed)
+    progress = Progress(start, config.train.steps, is_first())
     read = batches.read(
         start, config.train.steps, config.data.workers, jax.process_index(), jax.process_count()
     )
@@ -133,14 +134,15 @@ def _train(config, workdir, held):
     preempted = Preemption()
 
     def evaluate(number):
-        """AP of the state as it is, written to the log; None where SIGTERM came before the end."""
+        """Evaluates the state as it is, saved before, and ends the run where SIGTERM comes first; it is then owed."""
         try:
             results, losses = validation(state.variables(averaged=True), preempted)
         except Interrupted:
-            return None
+            stop(number)
+        validation.found = None  # of thousands of pictures; nobody looks at it here
         log.write(number, flat_results(results) | {f"val/{name}": v for name, v in losses.items()})
         progress.bar.write(f"step {number}\n{results_table(results)}")
-        return results.get("roi", results["rpn"])["AP"]
+        checkpoints.record(number, results.get("roi", results["rpn"])["AP"])
 
     def stop(number):
         print(f"stopped on SIGTERM with step {number} saved; start again to go on")
@@ -162,10 +164,7 @@ def _train(config, workdir, held):
 
     try:
         if owed:
-            average_precision = evaluate(start)
-            if average_precision is None:
-                stop(start)
-            checkpoints.save(start, state, average_precision)
+            evaluate(start)
         for number in range(start + 1, config.train.steps + 1):
             waiting = time.perf_counter()
             batch = next(read)
@@ -174,7 +173,8 @@ def _train(config, workdir, held):
                 lost.add(image_id)
                 note_unreadable(workdir, "train", image_id)
                 progress.bar.write(
-                    f"image {image_id} does not decode, its slot stays empty ({len(lost)} so far)"
+                    f"image {image_id} does not decode, its slot stays empty ({len(lost)} so far)",
+                    file=sys.stdout if is_first() else sys.stderr,  # where every process may speak
                 )
             state, metrics = steps[batch["images"].shape[1:3]](state, put_batch(batch, mesh))
             # the device works on this step while the host looks at the one before
@@ -183,22 +183,22 @@ def _train(config, workdir, held):
             pending = number, metrics, batch
             progress.lap(waited)
 
-            evaluates = evaluates_at(number, config)
+            evaluates, stops = evaluates_at(number, config), preempted()
             saves = evaluates or number % config.train.checkpoint_every == 0
             if number % config.train.log_every == 0 or saves:
                 metrics = check_finite(*pending)
                 times = {"step_time": progress.step_time, "data_time": progress.data_time}
                 log.write(number, metrics | times)
                 progress.show(metrics)
-            average_precision = evaluate(number) if evaluates else None
-            stops = preempted()
-            if stops and not saves:
-                check_finite(*pending)
             if saves or stops:
-                checkpoints.save(number, state, average_precision)
-                progress.pause()
-            if stops and (number < config.train.steps or average_precision is None):
+                check_finite(*pending)
+                checkpoints.save(number, state)
+            if stops:
                 stop(number)
+            if evaluates:
+                evaluate(number)
+            if saves:
+                progress.pause()
     finally:
         preempted.close()
         read.close()
@@ -206,7 +206,8 @@ def _train(config, workdir, held):
         log.close()
         checkpoints.close()
     compiled = len(steps) + len(validation.compiled)
-    print(progress.summary())
+    if start < config.train.steps:
+        print(progress.summary())
     print(
         f"compiled {len(steps)} shapes for training and {len(validation.compiled)} for evaluation: {compiled} in all"
     )
@@ -229,8 +230,9 @@ def write_skipped(workdir, **sources):
 
 
 def note_unreadable(workdir, split, image_id):
-    """Adds to W/skipped.jsonl a picture that turned out not to decode when it was read; every process its own."""
-    with (workdir / "skipped.jsonl").open("a") as file:
+    """Adds a picture that turned out not to decode when it was read to W/skipped.jsonl, or W/skipped-PROCESS.jsonl."""
+    name = "skipped.jsonl" if is_first() else f"skipped-{jax.process_index()}.jsonl"
+    with (workdir / name).open("a") as file:
         file.write(
             json.dumps({"split": split, "reason": "image does not decode", "image_id": image_id}) + "\n"
         )

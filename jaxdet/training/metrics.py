@@ -17,16 +17,19 @@ class MetricsLog:
     """Lines of W/metrics.jsonl, one JSON object each with its "step", and the same as TensorBoard scalars.
 
     Going on from `step`, lines of later steps (of a run that died after its last checkpoint) are dropped, so that
-    each step stands there once. Without `active` nothing is written: that is left to another process.
+    each step stands there once; so is the evaluation of `step` itself where it is not yet `evaluated`. Without `active`
+    nothing is written: that is left to another process.
     """
 
-    def __init__(self, workdir, step, active=True):
+    def __init__(self, workdir, step, active=True, evaluated=True):
         self.active = active
         if not active:
             return
         self.path = pathlib.Path(workdir) / "metrics.jsonl"
         if self.path.exists():
             kept = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
+            if not evaluated:
+                kept = [line for line in kept if _step(line) < step or '"val/' not in line]
             write_whole(self.path, "".join(line + "\n" for line in kept))
         self.file = self.path.open("ab", buffering=0)  # nothing is left over where the disk is full
         # Its thread dies of a full disk and then nobody empties the queue: a short one would block the run for ever

@@ -27,7 +27,7 @@ class Watch:
         search: function of the image ids that finds those that do it alone, see `culprits`. Raises FloatingPointError,
         naming step and images, where the step is not finite and the policy is to stop, or MOST_IN_A_ROW were skipped.
         """
-        metrics = {name: float(value) for name, value in metrics.items()}
+        metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
         finite, again, self.last = metrics.pop("finite"), number == self.last, number
         if finite or again:
             self.in_a_row *= not finite
@@ -58,6 +58,8 @@ def _blame(alone, images):
 
 def culprits(step, number, state, batch, image_ids, put):
     """Ids of the images that make step `number` not finite when the other slots of their batch are empty.
+
+    Tried with the parameters at hand, which may be those of one step later.
 
     step: the compiled step, which takes the buffers of the state it is given; batch: this process's part of the batch
     (NumPy); image_ids: of the whole batch; put: places a batch on the devices. All processes call this together.

@@ -124,7 +124,14 @@ def stopping(owner, method, count):
     "owner, method, count, left, lines",
     [
         (loop.Progress, "lap", 1, [], 0),  # before the first checkpoint
-        (loop.Checkpoints, "save", 2, [2], 4),  # after an evaluation whose checkpoint is not written
+        (loop.Checkpoints, "save", 2, [2], 3),
+        (
+            loop.Checkpoints,
+            "record",
+            1,
+            [2, 3],
+            4,
+        ),  # after an evaluation that its checkpoint does not know of
         (loop.Progress, "lap", 6, [3, 4], 6),
     ],
 )
@@ -145,9 +152,10 @@ def test_a_stopped_run_ends_as_the_undisturbed_one(tiny_run, tmp_path, owner, me
     "question, saved",
     [
         (1, 1),
-        (4, 3),  # the second batch of the evaluation at step 3
-        (6, 3),  # after that evaluation
-        (9, 6),  # the first batch of the last evaluation
+        (3, 3),  # before the evaluation
+        (5, 3),  # its second batch
+        (7, 4),
+        (10, 6),  # the first batch of the last evaluation
     ],
 )
 def test_sigterm_saves_the_step_in_hand_in_an_evaluation_too(tiny_run, tmp_path, question, saved):
