@@ -100,6 +100,8 @@ def main(arguments=None):
     if options.run is convert and options.to and (options.classes or options.inputs or options.norm_epsilon):
         parser.error("--classes, --inputs and --norm-epsilon go with --from")
     logging.set_verbosity(logging.ERROR)  # Orbax warns that it only reads
+    if hasattr(sys.stdout, "reconfigure"):  # names of folders may hold what no terminal takes
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         options.run(options)
     except (ImportError, OSError, ValueError) as error:

@@ -108,7 +108,6 @@ def _nearest(grid, values):
 
 def _anchor_panels(rpn, boxes, best):
     sides = boxes[:, 2:] - boxes[:, :2]
-    ratios = np.log2(sides[:, 1] / sides[:, 0])
     return [
         plots.histogram(
             "Size of boxes (dashed: of the anchors)",
@@ -121,7 +120,7 @@ def _anchor_panels(rpn, boxes, best):
         plots.histogram(
             "Shape of boxes (dashed: of the anchors)",
             "height / width",
-            2**ratios,
+            sides[:, 1] / sides[:, 0],
             2 ** np.linspace(-3, 3.5, 40),
             rpn.anchor_ratios,
             logarithmic=True,

@@ -9,6 +9,8 @@ import sys
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+HEADLESS = "config.model.roi_head=None"
+
 
 def define_cluster_flags():
     """Flags of a process that is one of several; returns a function that joins the others as they say."""
@@ -32,10 +34,10 @@ def define_cluster_flags():
 
 def parse_flags(argv):
     """absl's parser, for `app.run`; exits with the nearest keys where an override names one that the config lacks."""
-    kept = [argument for argument in argv if argument.lstrip("-") != "config.model.roi_head=None"]
+    kept, headless = _without_head(argv)
     try:
         rest = flags.FLAGS(kept)
-        if kept != argv:  # the flags of ml_collections take no None for a whole section
+        if headless:
             flags.FLAGS.config.model.roi_head = None
         return rest
     except flags.Error as error:
@@ -46,6 +48,12 @@ def parse_flags(argv):
         sys.exit(f"{os.path.basename(argv[0])}: {error}")
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         sys.exit(f"{os.path.basename(argv[0])}: {_unknown_key_of(argv) or _with_range(error)}")
+
+
+def _without_head(arguments):
+    """Arguments but `--config.model.roi_head=None`, and whether it was there: ml_collections takes no None for a section."""
+    kept = [text for text in arguments if text not in (f"-{HEADLESS}", f"--{HEADLESS}")]
+    return kept, len(kept) < len(arguments)
 
 
 def _with_range(error):
@@ -61,6 +69,7 @@ def override(config, arguments):
 
     Raises ValueError for any other argument, a key that the config does not have (with the nearest), or a value of a wrong type.
     """
+    arguments, headless = _without_head(arguments)
     for argument in arguments:
         if not argument.startswith("--config.") or "=" not in argument:
             raise ValueError(f"no flag {argument}; keys of the config are set with --config.KEY=VALUE")
@@ -68,6 +77,8 @@ def override(config, arguments):
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
         values(argv)
+        if headless:
+            config.model.roi_head = None
     except (AttributeError, LookupError, TypeError, ValueError, flags.Error) as error:
         raise ValueError(_unknown_key(config, arguments) or str(_with_range(error))) from error
 
@@ -96,14 +107,21 @@ def _unknown_key(config, arguments):
 
 
 def load_config(location):
-    """The config of FILE[:ARGUMENT]. Raises OSError, or ValueError where the file does not make one."""
+    """The config of FILE[:ARGUMENT]. Raises OSError, or ValueError where the file does not make one.
+
+    While it runs it can import its neighbours as `configs.NAME`, wherever it is called from.
+    """
     path, _, argument = location.partition(":")
     if not pathlib.Path(path).is_file():
         raise FileNotFoundError(f"no config at {path}; those of jaxdet are in its repository, under configs/")
+    beside = str(pathlib.Path(path).resolve().parent.parent)
+    sys.path.insert(0, beside)
     try:
         return runpy.run_path(path)["get_config"](*([argument] if argument else []))
     except Exception as error:
         raise ValueError(f"{path} makes no config: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(beside)
 
 
 def _config_of(argv):

@@ -1,5 +1,6 @@
 """Checks of a config before the first step, and its comparison with the one a workdir was started with."""
 
+import contextlib
 import difflib
 import json
 import math
@@ -131,7 +132,7 @@ RULES = {
     "model.test.smallest_side": NOT_NEGATIVE,
     "model.test.detections_per_image": _whole(1),
     "data.categories": (
-        "names, none of them twice",
+        "a tuple of names, such as ('person',), none of them twice",
         lambda v: type(v) in (tuple, list) and all(type(n) is str for n in v) and len(set(v)) == len(v),
     ),
     "data.workers": _whole(0, "0 or more processes"),
@@ -200,7 +201,7 @@ FREE = (
     "model.rpn.pre_nms_topk",
     "model.rpn.post_nms_topk",
 )
-# Keys that came later, each with the value that older workdirs were made with
+# Keys that came later, each with the value that older workdirs and config files were made with
 ADDED = {
     "init_from": "",
     "model.backbone.remat": (),
@@ -215,8 +216,11 @@ ADDED = {
 def check_config(config):
     """Raises ValueError that names every key that is unknown, missing or has a wrong value, and what is right there.
 
-    Where all are right one by one, those that contradict each other are named together.
+    Keys of ADDED that an older config file lacks are filled in before. Where all are right one by one, those that
+    contradict each other are named together.
     """
+    with contextlib.suppress(KeyError):  # a whole section is missing, and named below
+        _fill_added(config)
     flat = flatten(config.to_dict())
     wrong = _faults(flat) or [
         f"  {' and '.join(f'config.{key} is {flat[key]!r}' for key in keys)}: {what}"
@@ -225,6 +229,13 @@ def check_config(config):
     ]
     if wrong:
         raise ValueError("the config cannot be right:\n" + "\n".join(wrong))
+
+
+def _fill_added(config):
+    """Gives a config the keys that came later than it. Raises KeyError where their section is missing."""
+    flat = flatten(config.to_dict())
+    with config.unlocked():
+        config.update_from_flattened_dict({key: value for key, value in ADDED.items() if key not in flat})
 
 
 def _faults(flat):
@@ -261,8 +272,7 @@ def load_config(directory):
         for split in (config.data.train, config.data.val):
             if "floor_sizes" in split:  # `resizing` has taken its place
                 del split["floor_sizes"]
-        flat = flatten(config.to_dict())
-        config.update_from_flattened_dict({key: value for key, value in ADDED.items() if key not in flat})
+        _fill_added(config)
         faults = _faults(flatten(config.to_dict()))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no config: {error}") from None

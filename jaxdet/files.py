@@ -10,11 +10,14 @@ import time
 
 
 def write_whole(path, text):
-    """Writes a text file so that a crash in between leaves the older one, or none. Raises OSError that names it."""
+    """Writes a text file so that a crash in between leaves the older one, or none. Raises OSError that names it.
+
+    What UTF-8 cannot hold, half surrogates out of file names and JSON, becomes an escape.
+    """
     path = pathlib.Path(path)
     partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
+        with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())  # or a power cut could leave the new name and no content

@@ -1,5 +1,6 @@
 """A look at a data set before training: what is in it, what is wrong with it, how the network will see it."""
 
+import collections
 import concurrent.futures
 import json
 
@@ -13,7 +14,8 @@ from jaxdet.data import pipeline
 from jaxdet.data.coco import summary
 from jaxdet.evaluation import plots, report
 from jaxdet.evaluation.curves import SIZES
-from jaxdet.validation import check_categories
+from jaxdet.files import write_whole
+from jaxdet.validation import check_class_count, check_same_categories
 
 SAMPLES = {"train": 24, "val": 8}  # drawn pictures
 
@@ -22,22 +24,29 @@ def inspect(config, output):
     """Inspects both splits of a config; returns what is broken, one text each, with the image ids.
 
     Prints the numbers and writes OUTPUT/index.html with plots and drawn samples, and OUTPUT/inspect.json. A split that cannot
-    be opened is one of the broken things. Raises ValueError where the config itself is wrong or OUTPUT
-    holds something else.
+    be opened is one of the broken things; that `model.num_classes` does not fit is only noted. Raises ValueError where the
+    config itself is wrong or OUTPUT holds something else.
     """
     check_config(config)
     output = report.fresh_folder(output, "inspect.json", "samples")
-    faults, splits, categories = [], [], None
+    faults, notes, splits, categories = [], [], [], None
     for name in ("train", "val"):
         split = config.data[name]
         try:
             source = pipeline.open_source(split, config.data.categories or None)
-            categories = categories or source.categories
-            check_categories(config, source, categories)
         except (OSError, ValueError) as error:
             faults.append(f"{name}: {error}")
             continue
         print(f"{name}: {summary(source)}")
+        categories = categories or source.categories
+        for texts, check, *given in (
+            (notes, check_class_count, config, source),
+            (faults, check_same_categories, source, categories),
+        ):
+            try:
+                check(*given)
+            except ValueError as error:
+                texts.append(f"{name}: {error}")
         found = faults_of(source)
         faults += [f"{name}: {fault}" for fault in found]
         numbers = split_numbers(source)
@@ -52,14 +61,18 @@ def inspect(config, output):
         sections=[(view["name"], view["name"]) for view in splits],
         splits=splits,
         faults=faults,
+        notes=notes,
     )
-    (output / "index.html").write_text(page, encoding="utf-8")
+    write_whole(output / "index.html", page)
     numbers = {
         view["name"]: {k: v for k, v in view["numbers"].items() if k not in ("ratios", "per_picture")}
         | {"anchors": view["anchors"]["rows"]}
         for view in splits
     }
-    (output / "inspect.json").write_text(json.dumps(numbers | {"broken": faults}, indent=1) + "\n")
+    text = json.dumps(numbers | {"broken": faults, "notes": notes}, indent=1)
+    write_whole(output / "inspect.json", text + "\n")
+    for note in notes:
+        print(f"training would refuse this: {note}")
     print(f"page with plots and drawn samples at {output / 'index.html'}")
     return faults
 
@@ -94,7 +107,10 @@ def split_numbers(source):
     places = {image_id: i for i, image_id in enumerate(np.asarray(source.image_ids).tolist())}
     per_picture = np.bincount([places[image_id] for image_id in owners], minlength=len(source))
     heights, widths = np.asarray(source.sizes).T
-    names = {category["id"]: category["name"] for category in truth["categories"]}
+    of_category = collections.Counter(row["category_id"] for row in rows)
+    by_name = collections.defaultdict(int)  # two ids may have one name
+    for category in truth["categories"]:
+        by_name[category["name"]] += of_category[category["id"]]
     return {
         "pictures": len(source),
         "without boxes": int(np.sum(per_picture == 0)),
@@ -109,9 +125,7 @@ def split_numbers(source):
             for size, (low, high) in SIZES.items()
             if size != "all"
         },
-        "categories": {
-            name: sum(row["category_id"] == number for row in rows) for number, name in names.items()
-        },
+        "categories": dict(by_name),
         "ratios": sides[:, 1] / sides[:, 0],
         "per_picture": per_picture,
     }

@@ -6,8 +6,8 @@ import pathlib
 from jaxdet.anchor_fit import anchor_statistics
 from jaxdet.checkpoint import Checkpoints
 from jaxdet.command_line import override
-from jaxdet.detector import load_config
-from jaxdet.evaluation import report
+from jaxdet.detector import load_categories, load_config
+from jaxdet.evaluation import gallery, report
 from jaxdet.evaluation.run import as_objects
 from jaxdet.validation import evaluate_split
 
@@ -22,8 +22,10 @@ def write_report(workdir, other=None, output=None, overrides=(), choice=report.C
     """Evaluates the best checkpoint of a workdir, and of another one on the same pictures, and writes the report.
 
     The data are those of W/config.json with `overrides` (`--config.KEY=VALUE`). output: folder, W/report where none is given.
-    Returns the path of its index.html. Raises ValueError or FileNotFoundError where workdirs and data do not go together.
+    Returns the path of its index.html. Raises ValueError or FileNotFoundError where workdirs and data do not go together, and,
+    before anything is evaluated, for a choice or a folder that cannot be.
     """
+    gallery.check_choice(*choice)
     config = load_config(workdir)
     override(config, overrides)
     configs = {str(workdir): config}
@@ -32,6 +34,9 @@ def write_report(workdir, other=None, output=None, overrides=(), choice=report.C
             raise ValueError(f"{other} beside itself shows nothing; name another workdir")
         configs[str(other)] = second = load_config(other)
         second.data.val.update({key: config.data.val[key] for key in SPLIT})
+        second.data.categories = config.data.categories
+        _check_comparable(configs)
+    output = report.check_folder(output or pathlib.Path(workdir) / "report", "report.json")
     runs = []
     for name, its_config in configs.items():
         try:
@@ -48,13 +53,30 @@ def write_report(workdir, other=None, output=None, overrides=(), choice=report.C
         runs.append(report.Run(name, results, truth, detections, found["proposals"], report.read_log(name)))
     places = {int(image_id): i for i, image_id in enumerate(source.image_ids)}
     return report.write(
-        output or pathlib.Path(workdir) / "report",
+        output,
         runs,
         lambda image_id: source[places[image_id]]["image"],
         anchor_statistics(config, source, config.data.val),
         facts=_facts(config, workdir, len(source), runs[0].truth),
         choice=choice,
     )
+
+
+def _check_comparable(configs):
+    """Raises ValueError where two runs, {workdir: config}, do not tell the same categories apart."""
+    (first, one), (second, other) = configs.items()
+    names, others = ([category["name"] for category in load_categories(workdir)] for workdir in configs)
+    if names != others:
+        raise ValueError(
+            f"{first} and {second} detect different categories: {', '.join(names)}; {', '.join(others)}. "
+            "Make a report of each"
+        )
+    if len(names) > 1 and (one.model.roi_head is None) != (other.model.roi_head is None):
+        alone = first if one.model.roi_head is None else second
+        raise ValueError(
+            f"of {first} and {second}, {alone} has no RoI head (config.model.roi_head is None) and tells none of "
+            f"{', '.join(names)} apart. Make a report of each"
+        )
 
 
 def _lacks_data(config):
@@ -73,7 +95,9 @@ def _where(name):
 def _facts(config, workdir, pictures, truth):
     boxes = sum(not row["iscrowd"] for row in truth["annotations"])
     split = config.data.val
-    step = Checkpoints(workdir, read_only=True).best_step()
+    checkpoints = Checkpoints(workdir, read_only=True)
+    step = checkpoints.best_step()
+    checkpoints.close()
     names = ", ".join(category["name"] for category in truth["categories"][:4])
     more = len(truth["categories"]) - 4
     return (

@@ -196,12 +196,22 @@ def check_categories(config, source, trained):
 
     trained: those of the training's source; label i stands for the i-th of them.
     """
+    check_class_count(config, source)
+    check_same_categories(source, trained)
+
+
+def check_class_count(config, source):
+    """Raises ValueError unless the model has as many classes as a source has categories."""
     if len(source.categories) != config.model.num_classes:
         names = ", ".join(category["name"] for category in source.categories)
         raise ValueError(
             f"model.num_classes is {config.model.num_classes}, but config.data.categories choose "
             f"{len(source.categories)} categories ({names})"
         )
+
+
+def check_same_categories(source, trained):
+    """Raises ValueError unless a source has the categories of the training, in its order."""
     here, there = (
         [category["name"] for category in categories] for categories in (source.categories, trained)
     )

@@ -114,6 +114,24 @@ def test_the_second_stage_is_switched_off_by_a_flag(tiny_run, tiny_data):
     assert "holds another model" in printed and "config.model.roi_head: absent -> None" in printed
 
 
+def test_the_installed_command_finds_the_neighbours_of_a_config(tmp_path):
+    """From another folder, where only jaxdet itself is on the path."""
+    (tmp_path / "jaxdet").symlink_to(tiny.ROOT / "jaxdet")
+    program = (
+        "import sys; from jaxdet.command_line import load_config; before = list(sys.path)\n"
+        "print(load_config(sys.argv[1]).model.num_classes); assert sys.path == before"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tiny.ROOT / "configs" / "person_rpn.py"],
+        cwd=tmp_path,
+        env={name: value for name, value in tiny.ENVIRONMENT.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+
+
 def test_missing_data_says_what_to_do(tmp_path):
     printed = refused("train.py", "--config=configs/person.py", f"--workdir={tmp_path / 'run'}")
     assert "no annotation file at data/coco/annotations/instances_train2017.json" in printed

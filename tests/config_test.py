@@ -105,6 +105,7 @@ def test_wrong_values_are_all_named_at_once():
         ("model.pixel_std", (58.0, 57.0, 0.0)),
         ("model.roi_head.sampling_ratio", 0),
         ("data.categories", (1, 2)),
+        ("data.categories", "person"),
         ("data.workers", -1),
         ("data.train.limit", -3),
         ("data.train.short_sides", ()),
@@ -221,6 +222,25 @@ def test_an_older_workdir_loads_with_what_it_was_made_with(tmp_path, capsys):
     assert checks.changes(checks.load_config(tmp_path).to_dict(), person.get_config().to_dict()) == {}
     checks.compare_configs(tmp_path, person.get_config(), resuming=True)
     assert capsys.readouterr().out == ""
+
+
+def test_an_older_config_file_is_filled_in():
+    config = person.get_config().to_dict()
+    del config["model"]["backbone"]["remat"], config["train"]["nonfinite"]
+    config = checks.ConfigDict(config).lock()  # as from a flag
+    checks.check_config(config)
+    assert config.model.backbone.remat == () and config.train.nonfinite == "stop" and config.is_locked
+    config = person.get_config()
+    del config.train
+    with pytest.raises(ValueError, match=r"config\.train\.steps is missing"):
+        checks.check_config(config)
+
+
+def test_a_text_as_categories_is_told_to_be_a_tuple():
+    config = person.get_config().to_dict()
+    config["data"]["categories"] = "person"
+    with pytest.raises(ValueError, match=r"categories is 'person': a tuple of names, such as \('person',\)"):
+        checks.check_config(checks.ConfigDict(config))
 
 
 @pytest.mark.parametrize(

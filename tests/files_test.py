@@ -63,6 +63,8 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(OSError, match=str(path)):
         write_whole(path, "new")
     assert path.read_text() == "old"
+    write_whole(tmp_path / "b.html", "é \udce9")
+    assert (tmp_path / "b.html").read_bytes() == b"\xc3\xa9 \\udce9"
 
 
 @pytest.fixture

@@ -166,11 +166,17 @@ class CocoSource:
             inside = sorted(os.listdir(self.folder))
             nearer = [sub for sub in inside if os.path.isfile(os.path.join(self.folder, sub, name))]
             nearer = [] if posixpath.isabs(name) else nearer
+            outside = [item for item in self.skipped if item["reason"] != "image file missing"][:1]
+            reason = "".join(
+                f"; {item['reason']} {item.get('detail', '')}".rstrip() + f": {item['file']!r}"
+                for item in outside
+            )
             raise ValueError(
                 f"none of the {len(entries)} images of {self.path} is in the folder {self.folder} (the first would be "
                 f"{name!r}; the folder holds {len(inside)} entries"
                 + (f", such as {inside[0]!r}" if inside else "")
                 + (f"; did you mean {os.path.join(self.folder, nearer[0])}?" if nearer else "")
+                + reason
                 + "). Config keys data.train.images, data.val.images"
             )
         return present

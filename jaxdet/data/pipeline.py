@@ -53,8 +53,12 @@ def open_source(split, categories):
     if not np.asarray(source.box_counts)[chosen].any():
         where = split.annotations if split.source == "coco" else split.directory or "the drawn scenes"
         names = ", ".join(category["name"] for category in source.categories)
+        examples = [f"{item['reason']}, image id {item.get('image_id')}" for item in source.skipped[:3]]
+        skipped = f"; {len(source.skipped)} were skipped: " + "; ".join(examples) if examples else ""
         raise ValueError(
             f"the data set is empty: none of the {len(chosen) or len(source)} pictures of {where} has a box of {names}"
+            + skipped
+            + ("; ..." if len(source.skipped) > len(examples) else "")
         )
     return source if len(chosen) == len(source) else Subset(source, chosen)
 

@@ -9,20 +9,27 @@ LONGEST_SIDE, QUALITY = 640, 80  # of the JPEG files; 80 of them stay below 10 M
 PROPOSALS = 100  # best ones of a picture that can be shown
 
 
+def check_choice(count, choice, seed=0):
+    """Raises ValueError where `choose` cannot take these."""
+    if count < 0:
+        raise ValueError(f"{count} pictures for the gallery: 0 or more")
+    if choice not in ("random", "worst"):
+        raise ValueError(f"no choice of pictures {choice!r}: random or worst")
+    if seed < 0:
+        raise ValueError(f"{seed} as the seed of the gallery: 0 or more")
+
+
 def choose(truth, detections, errors, count, choice, seed=0):
     """Image ids of a gallery: "random" ones by `seed`, in rising order, or the "worst" by error, worst first.
 
     The error of a picture is the sum of the scores of its false positives, and 1 less the score that found it for each box.
     truth: COCO JSON; detections: COCO results; errors: of `errors.analyse`. Raises ValueError for another choice.
     """
-    if count < 0:
-        raise ValueError(f"{count} pictures for the gallery: 0 or more")
+    check_choice(count, choice, seed)
     ids = [image["id"] for image in truth["images"]]
     if choice == "random":
         chosen = np.random.default_rng(seed).permutation(len(ids))[:count]
         return sorted(ids[i] for i in chosen)
-    if choice != "worst":
-        raise ValueError(f"no choice of pictures {choice!r}: random or worst")
     error = dict.fromkeys(ids, 0.0)
     for row, kind in zip(detections, errors.kinds, strict=True):
         if kind not in ("correct", "ignored"):

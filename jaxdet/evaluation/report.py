@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxdet.evaluation import curves, gallery, plots
 from jaxdet.evaluation.errors import analyse
+from jaxdet.files import write_whole
 
 LOSSES = {
     "rpn_objectness": "RPN: objectness loss",
@@ -79,8 +80,12 @@ def write(folder, runs, read_image, anchors, facts=(), choice=Choice()):  # noqa
 
     read_image: image id -> uint8 [H, W, 3], or None where it does not decode; such pictures are left out of the gallery.
     anchors: what `anchor_fit.anchor_statistics` returns. facts: short texts for the head of the page. Raises ValueError for a
-    folder that holds something else.
+    folder that holds something else, and for runs whose truth is not the same.
     """
+    for run in runs[1:]:
+        for part in ("images", "categories", "annotations"):
+            if run.truth[part] != runs[0].truth[part]:
+                raise ValueError(f"{runs[0].name} and {run.name} were evaluated on different {part}")
     folder = fresh_folder(folder, "report.json", "pictures")
     errors = [analyse(run.truth, run.detections) for run in runs]
     letters = ("A", "B") if len(runs) == 2 else ("",)
@@ -134,8 +139,8 @@ def write(folder, runs, read_image, anchors, facts=(), choice=Choice()):  # noqa
         ),
         overlays={"letters": letters, "pictures": pictures},
     )
-    (folder / "index.html").write_text(page, encoding="utf-8")
-    numbers = {
+    write_whole(folder / "index.html", page)
+    of_runs = {
         run.name: {
             "results": run.results,
             "AP50": error.ap,
@@ -147,10 +152,20 @@ def write(folder, runs, read_image, anchors, facts=(), choice=Choice()):  # noqa
         }
         for run, error, view in zip(runs, errors, views, strict=True)
     }
-    numbers |= {"anchors": anchors["rows"], "pictures": ids}
-    text = json.dumps(_without_nan(numbers), indent=1)
-    (folder / "report.json").write_text(text + "\n")
+    numbers = {"runs": of_runs, "anchors": anchors["rows"], "pictures": ids}
+    write_whole(folder / "report.json", json.dumps(_without_nan(numbers), indent=1) + "\n")
     return folder / "index.html"
+
+
+def check_folder(folder, sign):
+    """Makes a folder for a page; raises ValueError where there is something else than an older page in it."""
+    folder = pathlib.Path(folder)
+    if folder.exists() and not (folder / sign).exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(
+            f"{folder} holds something else than an older page; name another folder with --output"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def fresh_folder(folder, sign, pictures):
@@ -158,12 +173,8 @@ def fresh_folder(folder, sign, pictures):
 
     Raises ValueError where there is something else in it, which might get lost.
     """
-    folder = pathlib.Path(folder)
-    if folder.exists() and not (folder / sign).exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(
-            f"{folder} holds something else than an older page; name another folder with --output"
-        )
-    (folder / pictures).mkdir(parents=True, exist_ok=True)
+    folder = check_folder(folder, sign)
+    (folder / pictures).mkdir(exist_ok=True)
     (folder / sign).touch()
     for old in (folder / pictures).glob("*.jpg"):
         old.unlink()

@@ -301,6 +301,15 @@ def test_a_picture_that_spoils_later_is_none(folder):
     assert source[0]["image_id"] == 3 and len(source[0]["boxes"]) == 2
 
 
+def test_pictures_that_are_links_to_elsewhere_say_so(folder, tmp_path):
+    (tmp_path / "links").mkdir()
+    for path in folder.iterdir():
+        (tmp_path / "links" / path.name).symlink_to(path)
+    expected = r"none of the 3 images .* file_name leaves the image folder by a symbolic link: '3\.png'"
+    with pytest.raises(ValueError, match=expected):
+        CocoSource(tmp_path / "links", write(folder, content()))
+
+
 def test_missing_paths_say_how_to_get_coco(folder, tmp_path):
     path = write(folder, content())
     for images, annotations, key in (

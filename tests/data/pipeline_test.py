@@ -312,6 +312,18 @@ def test_nothing_left_is_an_error(tmp_path):
             pipeline.open_source(val_split(tmp_path / "data", keep_empty=keep_empty), ("bicycle",))
 
 
+def test_bad_boxes_are_named_where_nothing_is_left(tmp_path):
+    tiny.write_data(tmp_path / "data")
+    truth = json.loads((tmp_path / "data" / "val.json").read_text())
+    for row in truth["annotations"]:
+        row["bbox"][2] = 0
+    (tmp_path / "data" / "val.json").write_text(json.dumps(truth))
+    first, count = truth["annotations"][0]["image_id"], len(truth["annotations"])
+    expected = rf"has a box of .*; {count} were skipped: bbox empty or negative, image id {first}; .*; \.\.\."
+    with pytest.raises(ValueError, match=expected):
+        pipeline.open_source(val_split(tmp_path / "data"), None)
+
+
 def test_unknown_source():
     with pytest.raises(ValueError, match="data source 'cocoa': use coco, tfds or synthetic"):
         pipeline.open_source(split_of(source="cocoa"), None)

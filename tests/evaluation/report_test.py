@@ -105,13 +105,11 @@ def test_every_file_is_there_and_nothing_comes_from_elsewhere(page):
 
 def test_numbers_beside_the_page(page):
     numbers = json.loads((page / "report.json").read_text())
-    run = numbers["runs/<one>"]
+    run = numbers["runs"]["runs/<one>"]
     assert run["error_kinds"]["localisation"] == run["error_kinds"]["duplicate"] == 1
     assert run["error_kinds"]["background"] == run["error_kinds"]["ignored"] == 1
     assert run["AP50_repaired"] == 1 and run["calibration"]["precision"][0] is None
-    assert (
-        run["proposal_recall"]["medium"]["AR@10"] == numbers["runs/<one>"]["results"]["proposals"]["AR@100"]
-    )
+    assert run["proposal_recall"]["medium"]["AR@10"] == run["results"]["proposals"]["AR@100"]
     assert numbers["pictures"] == [1, 2, 30]
 
 
@@ -127,6 +125,24 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     with pytest.raises(ValueError, match="name another folder with --output"):
         report.write(tmp_path, [one_run("a")], read_image, ANCHORS)
     assert (tmp_path / "pictures" / "mine.jpg").exists()
+
+
+@pytest.mark.parametrize("part", ["images", "categories", "annotations"])
+def test_runs_on_different_truth_are_not_compared(tmp_path, part):
+    first, second = one_run("runs/a"), one_run("runs/b")
+    del second.truth[part][-1]
+    with pytest.raises(ValueError, match=f"runs/a and runs/b were evaluated on different {part}"):
+        report.write(tmp_path / "page", [first, second], read_image, ANCHORS)
+    assert not (tmp_path / "page").exists()
+
+
+def test_names_that_utf8_cannot_hold(tmp_path):
+    text = report.write(tmp_path, [one_run("runs/caf\udce9")], read_image, ANCHORS).read_text(
+        encoding="utf-8"
+    )
+    assert r"runs/caf\udce9" in text
+    assert list(json.loads((tmp_path / "report.json").read_text())["runs"]) == ["runs/caf\udce9"]
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_pictures_that_do_not_decode_are_left_out(tmp_path):
@@ -158,6 +174,9 @@ def test_choice_of_pictures():
     assert some == {(1,), (2,), (30,)}
     with pytest.raises(ValueError, match="random or worst"):
         gallery.choose(run.truth, run.detections, errors, 1, "best")
+    for wrong, message in (((-1, "worst"), "-1 pictures"), ((1, "random", -2), "-2 as the seed")):
+        with pytest.raises(ValueError, match=message):
+            gallery.check_choice(*wrong)
 
 
 def test_the_slider_starts_at_the_best_f1():
