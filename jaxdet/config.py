@@ -264,7 +264,7 @@ def load_config(directory):
         flat = flatten(config.to_dict())
         config.update_from_flattened_dict({key: value for key, value in ADDED.items() if key not in flat})
         faults = _faults(flatten(config.to_dict()))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no config: {error}") from None
     if faults:
         raise ValueError(f"{path} cannot be right:\n" + "\n".join(faults))

@@ -228,6 +228,7 @@ def test_an_older_workdir_loads_with_what_it_was_made_with(tmp_path, capsys):
     [
         ("", "is no config"),
         ("[]", "is no config"),
+        ("[" * 100_000, "is no config"),
         ('{"model": 3}', "is no config"),
         ('{"model": {"depth": 3}, "data": {"train": {}, "val": {}}, "train": {}}', "is no config"),
         (
