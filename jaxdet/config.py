@@ -274,7 +274,7 @@ def load_config(directory):
                 del split["floor_sizes"]
         _fill_added(config)
         faults = _faults(flatten(config.to_dict()))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no config: {error}") from None
     if faults:
         raise ValueError(f"{path} cannot be right:\n" + "\n".join(faults))

@@ -17,11 +17,17 @@ from jaxdet.models.faster_rcnn import merge_variables
 def load(directory, step=None):
     """The detector of a workdir: its best checkpoint by AP (the newest where none was evaluated), or that of `step`.
 
-    Raises FileNotFoundError, saying what is missing, where the folder holds no run.
+    Raises FileNotFoundError, saying what is missing, where the folder holds no run; ValueError where its files are damaged or
+    contradict each other.
     """
     directory = pathlib.Path(directory)
     config = load_config(directory)
     categories = load_categories(directory)
+    if len(categories) != config.model.num_classes:
+        raise ValueError(
+            f"{directory / 'categories.json'} names {len(categories)} categories, but model.num_classes in config.json is "
+            f"{config.model.num_classes}"
+        )
     if config.model.roi_head is None:
         categories = rpn_categories(categories)
     return Detector(config, load_variables(directory, step), categories)
@@ -34,7 +40,7 @@ def load_categories(directory):
         raise FileNotFoundError(f"{directory} holds no run: there is no {path}; train.py --workdir makes one")
     try:
         return [{"id": int(c["id"]), "name": str(c["name"])} for c in json.loads(path.read_text())]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no list of categories: {error}") from None
 
 

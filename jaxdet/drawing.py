@@ -50,7 +50,7 @@ def draw(image, boxes, scores=None, labels=None, names=None, ground_truth=None, 
             label = None if labels is None else int(labels[i])
             colour = PALETTE[(label or 0) % len(PALETTE)]
             drawn.append((corners, colour))
-            words = [] if names is None or label is None else [str(names[label])]
+            words = [] if names is None or label is None else [" ".join(str(names[label]).split())]
             words += [] if scores is None else [f"{scores[i]:.2f}"]
             if words:
                 text = " ".join(words)

@@ -25,7 +25,8 @@ def predict_all(workdir, inputs, output=None, threshold=0.5):
 
     inputs: files, folders (pictures and videos in them and below, by suffix), or glob patterns that name no file. A video
     becomes NAME.mp4 and NAME.jsonl, a line a frame (see jaxdet.video). output: a folder, WORKDIR/predictions where None;
-    what lies in it is not taken from a folder or pattern. threshold: the lowest score that is drawn; all are written.
+    what lies in it is not taken from a folder or pattern, and no input is written over. threshold: the lowest score that
+    is drawn; all are written.
 
     Returns what to print, and a line for each input that was left out. Raises FileNotFoundError where there is no run.
     """
@@ -34,7 +35,7 @@ def predict_all(workdir, inputs, output=None, threshold=0.5):
     detector = jaxdet.load(workdir)
     output.mkdir(parents=True, exist_ok=True)
     names = [category["name"] for category in detector.categories]
-    results, videos, taken = [], 0, set()
+    results, videos, taken = [], 0, _names_in(output, paths)
     for path in tqdm.tqdm(paths, unit="file" if any(map(is_video, paths)) else "picture"):
         try:
             if is_video(path):
@@ -99,8 +100,14 @@ def _is_below(path, folder):
     return folder.resolve() in path.resolve().parents
 
 
+def _names_in(folder, paths):
+    """Names of the files that lie in the folder itself: those that must not be written over."""
+    paths = map(pathlib.Path, paths)
+    return {path.name for path in paths if path.parent.resolve() == folder.resolve()}
+
+
 def _free_name(path, suffix, taken):
-    """STEM.png, or STEM-2.png .. where two folders hold pictures of one name."""
+    """STEM.png, or STEM-2.png .. where that is taken: by a picture of that name of another folder, or by an input."""
     stem = pathlib.Path(path).stem
     name, number = f"{stem}{suffix}", 2
     while name in taken:

@@ -45,7 +45,7 @@ def serve(workdir, host="127.0.0.1", port=8000, batch_size=4, **limits):
     """Serves the detector of a workdir until SIGINT or SIGTERM, then answers what was accepted and returns.
 
     limits: those of `application`. Raises FileNotFoundError where there is no run, OSError where the port is not free,
-    ValueError where it is none.
+    ValueError where it is none, or as `application`.
     """
     if not 0 <= port < 65536:
         raise ValueError(f"--port is {port}; ports are 0 to 65535")
@@ -59,7 +59,13 @@ def serve(workdir, host="127.0.0.1", port=8000, batch_size=4, **limits):
         print(f"compiled {app.state.batches.start()} shapes", flush=True)
         # longer than clients keep idle connections: else one closes under a request that is just being sent
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, lifespan="on", timeout_keep_alive=75
+            app,
+            log_level="warning",
+            access_log=False,
+            lifespan="on",
+            http="h11",  # whose heads are bounded
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=app.state.seconds,
         )
         server = uvicorn.Server(config)
         listener.listen(1024)
@@ -81,8 +87,15 @@ def application(
     """The ASGI application; `app.state.batches.start()` before its first request.
 
     max_bytes: of a body. max_pixels: that a picture may declare. max_requests: that are taken at a time, all else is
-    answered 503. body_seconds: for a body to arrive. answer_seconds: from there to the answer.
+    answered 503. body_seconds: for a body to arrive. answer_seconds: from there to the answer. `app.state.seconds` is what a
+    request takes at most.
+
+    Raises ValueError where max_pixels is above `PIL.Image.MAX_IMAGE_PIXELS`, which would be refused all the same.
     """
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(
+            f"--max-pixels is {max_pixels}; pictures of more than {Image.MAX_IMAGE_PIXELS} are not decoded"
+        )
     registry = prometheus_client.CollectorRegistry()
     answers = prometheus_client.Counter(
         "jaxdet_answers", "Answers to pictures, by HTTP status.", ["status"], registry=registry
@@ -132,15 +145,22 @@ def application(
         rows = [row for row in as_json(found, names) if row["score"] >= (threshold or 0)]
         return JSONResponse({"width": width, "height": height, "detections": rows})
 
-    async def detect(request):
+    async def counted(request):
         nonlocal in_work
-        started = time.perf_counter()
+        if in_work >= max_requests:
+            raise busy()
         in_work += 1
         taken.set(in_work)
         try:
-            if in_work > max_requests:
-                raise busy()
-            response = await answer(request)
+            return await answer(request)
+        finally:
+            in_work -= 1
+            taken.set(in_work)
+
+    async def detect(request):
+        started = time.perf_counter()
+        try:
+            response = await counted(request)
         except Refused as refusal:
             headers = {}
             if not getattr(request.state, "whole", False):
@@ -154,9 +174,6 @@ def application(
         except Exception as error:
             response = problem(500, "failed", f"{type(error).__name__} in the detector; the log has more")
             uvicorn.config.logger.exception("a picture failed", exc_info=error)
-        finally:
-            in_work -= 1
-            taken.set(in_work)
         answers.labels(response.status_code).inc()
         seconds.observe(time.perf_counter() - started)
         return response
@@ -185,6 +202,7 @@ def application(
         exception_handlers={HTTPException: http_problem},
     )
     app.state.batches = batches
+    app.state.seconds = body_seconds + answer_seconds + 2  # a refusal reads on for a second
     return app
 
 

@@ -19,7 +19,8 @@ def predict_video(detector, path, output, threshold=0.5):
     the frame rate is the original's, also where it varies. A picture that the file says is to be turned is turned. Sound is
     left out; a side of an odd number of pixels grows by one, which H.264 asks for. The files appear when they are whole.
 
-    Raises ValueError where the file is no video, holds no frame, or breaks off in the middle; OSError where it cannot be read.
+    Raises ValueError where the file is no video, holds no frame, or breaks off in the middle, or where FFmpeg cannot draw it
+    anew; OSError where it cannot be read.
     """
     names = [category["name"] for category in detector.categories]
     lines_path = output.with_suffix(".jsonl")
@@ -62,6 +63,8 @@ def predict_video(detector, path, output, threshold=0.5):
             target.mux(encoder.encode())
         os.replace(partial[1], lines_path)
         os.replace(partial[0], output)
+    except (av.error.FFmpegError, ArithmeticError) as error:  # the latter of times that no video has
+        raise ValueError(f"its drawn video cannot be written: {error}") from error
     finally:
         for file in partial:
             file.unlink(missing_ok=True)
@@ -71,7 +74,7 @@ def predict_video(detector, path, output, threshold=0.5):
 def _open(file):
     try:
         source = av.open(file)
-    except OSError as error:  # FFmpeg's own among them
+    except (OSError, av.error.FFmpegError) as error:
         raise ValueError(f"cannot be read as a video: {error.strerror}") from error
     if not source.streams.video:
         source.close()

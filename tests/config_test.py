@@ -248,6 +248,7 @@ def test_a_text_as_categories_is_told_to_be_a_tuple():
     [
         ("", "is no config"),
         ("[]", "is no config"),
+        ("[" * 100_000, "is no config"),
         ('{"model": 3}', "is no config"),
         ('{"model": {"depth": 3}, "data": {"train": {}, "val": {}}, "train": {}}', "is no config"),
         (

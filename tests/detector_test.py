@@ -1,3 +1,5 @@
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -141,6 +143,24 @@ def test_no_run(tmp_path):
         jaxdet.load(tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no run"):
         jaxdet.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (json.dumps(tiny.CATEGORIES[:2]), r"names 2 categories, but model\.num_classes in config\.json is 3"),
+        (json.dumps([*tiny.CATEGORIES, {"id": 21, "name": "cat"}]), "names 4 categories"),
+        ("[" * 100_000, "is no list of categories"),
+        ("{}", "names 0 categories"),
+        ("[3]", "is no list of categories"),
+    ],
+    ids=["fewer", "more", "nested", "none", "numbers"],
+)
+def test_categories_that_do_not_fit(tiny_run, tmp_path, content, message):
+    (tmp_path / "config.json").write_bytes((tiny_run.workdir / "config.json").read_bytes())
+    (tmp_path / "categories.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"categories\.json {message}"):
+        jaxdet.load(tmp_path)
 
 
 def test_a_run_without_a_checkpoint_yet(tiny_run, tmp_path):

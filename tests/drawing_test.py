@@ -64,6 +64,14 @@ def test_names_widen_the_tag():
     assert tag_width(names=("person",)) and not tag_width()
 
 
+def test_names_of_several_lines_are_drawn_in_one():
+    one, several = (
+        drawing.draw(blank(240, 320), [[10, 100, 30, 120]], [0.9], [0], names=(name,))
+        for name in ("traffic light", "traffic \r\n\tlight\n")
+    )
+    assert one.tobytes() == several.tobytes()
+
+
 def test_ground_truth_is_dashed_and_of_its_own_colour():
     picture = np.asarray(drawing.draw(blank(200, 200), [], ground_truth=np.float32([[20, 20, 180, 180]])))
     top_edge = picture[20, 20:180]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -138,6 +139,25 @@ def test_a_file_that_differs_is_not_kept(detector, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_in_bfloat16(tiny_run, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(tiny_run.workdir, workdir)
+    config = json.loads((workdir / "config.json").read_text())
+    config["model"]["dtype"] = "bfloat16"
+    (workdir / "config.json").write_text(json.dumps(config))
+    with tiny.quick_compilation():
+        printed = export.export_run(workdir, tmp_path / "f")
+    assert "(0.02 allowed in bfloat16)" in printed and (tmp_path / "f").exists()
+
+
+def test_parameters_of_an_earlier_export_are_not_left_beside(tmp_path):
+    (tmp_path / "f.safetensors").write_bytes(b"")
+    with pytest.raises(
+        SystemExit, match=r"f\.safetensors is there, as of an export with --parameters-beside"
+    ):
+        main(["export", "--workdir", "w", "--output", str(tmp_path / "f")])
+
+
 def test_difference():
     def found(boxes, scores, labels):
         return {
@@ -153,7 +173,11 @@ def test_difference():
         a, found([[0, 0, 10, 10], [20, 20, 30, 30]], [0.9, 0.52], [0, 1]), 100
     ) == pytest.approx(0.02)
     assert export.difference(a, found([[0, 0, 10, 10], [20, 20, 30, 30]], [0.9, 0.5], [0, 0]), 100) == np.inf
+    more = found([[0, 0, 10, 10], [20, 20, 30, 30], [50, 50, 60, 60]], [0.9, 0.5, 0.1], [0, 1, 2])
+    assert export.difference(a, more, 100) == export.difference(more, a, 100) == np.inf
+    assert export.difference(a, more, 100, 0.2) == export.difference(more, a, 100, 0.2) == 0
     nothing = found([], [], [])
+    assert export.difference(nothing, a, 100, 0.95) == 0
     assert export.difference(a, nothing, 100) == export.difference(nothing, a, 100) == np.inf
     assert export.difference(nothing, nothing, 100) == 0
 

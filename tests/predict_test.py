@@ -142,6 +142,17 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(fixed, tmp_path):
     assert all((tmp_path / "out" / row["drawn"]).exists() for row in rows)
 
 
+def test_inputs_are_not_overwritten(fixed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(IMAGE).save("street.png")
+    before = (tmp_path / "street.png").read_bytes()
+    (tmp_path / "deep").mkdir()
+    for given in ("street.png", "deep/../street.png", str(tmp_path / "street.png")):
+        predict("--workdir", "w", "--output", ".", given)
+        assert json.loads((tmp_path / "detections.json").read_text())[0]["drawn"] == "street-2.png"
+    assert (tmp_path / "street.png").read_bytes() == before
+
+
 def test_only_bad_pictures(fixed, tmp_path):
     (tmp_path / "empty.jpg").write_bytes(b"")
     with pytest.raises(SystemExit, match=r"left out:\n.*empty\.jpg") as stop:

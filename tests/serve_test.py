@@ -1,5 +1,6 @@
 """The HTTP service: in process with a detector that answers at once, and once as a stranger starts it."""
 
+import asyncio
 import io
 import signal
 import socket
@@ -210,6 +211,36 @@ def test_more_than_may_wait_are_told_so_and_the_others_are_batched(client, detec
     metrics = client.get("/metrics").text
     assert 'jaxdet_answers_total{status="200"} 4.0' in metrics and 'status="503"} 1.0' in metrics
     assert "jaxdet_requests 0.0" in metrics and "jaxdet_batch_pictures_count 2.0" in metrics
+
+
+def test_what_is_refused_takes_no_place_while_it_is_read_to_its_end(client):
+    async def ask():
+        async def endless():
+            while True:
+                yield b"x"
+                await asyncio.sleep(0.05)
+
+        transport = httpx.ASGITransport(client.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as connection:
+            wrong = [
+                asyncio.create_task(
+                    connection.post("/detect", content=endless(), headers={"Content-Type": "text/plain"})
+                )
+                for _ in range(2 * LIMITS["max_requests"])
+            ]
+            await asyncio.sleep(0.2)
+            assert not any(task.done() for task in wrong)
+            good = await connection.post("/detect", content=encoded(), headers={"Content-Type": "image/png"})
+            return good.status_code, {(await task).status_code for task in wrong}
+
+    assert asyncio.run(ask()) == (200, {415})
+
+
+def test_pixels_that_pillow_refuses(detector, monkeypatch):
+    with pytest.raises(ValueError, match=r"--max-pixels is 90000000; pictures of more than 89478485"):
+        serve.application(detector, max_pixels=90_000_000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    serve.application(detector, max_pixels=90_000_000)
 
 
 def test_an_answer_that_takes_too_long(detector):

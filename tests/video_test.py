@@ -126,6 +126,38 @@ def test_videos_that_are_none(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good.jsonl", "good.mp4"]
 
 
+@pytest.mark.parametrize("error", ["DemuxerNotFoundError", "UndefinedError", "ExternalError"])
+@pytest.mark.parametrize("place", ["reading", "writing"])
+def test_a_video_that_ffmpeg_does_not_take(tmp_path, monkeypatch, error, place):
+    """The pictures before and after it have their detections all the same."""
+    write_pictures(tmp_path, "a.png", "c.png")
+    write_video(tmp_path / "b.mp4", count=2)
+    open_video = av.open
+
+    def refuse(file, mode="r", **settings):
+        if (mode == "w") == (place == "writing"):
+            raise getattr(av.error, error)(1, "nothing is known of it")
+        return open_video(file, mode, **settings)
+
+    monkeypatch.setattr(av, "open", refuse)
+    with pytest.raises(
+        SystemExit, match=r"b\.mp4: .*cannot be (read as a video|written): .*nothing is known"
+    ):
+        predict(tmp_path, *(tmp_path / name for name in ("a.png", "b.mp4", "c.png")))
+    assert len(json.loads((tmp_path / "out" / "detections.json").read_text())) == 2
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["a.png", "c.png", "detections.json"]
+
+
+def test_videos_are_not_overwritten(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = write_video(tmp_path / "clip.mp4", count=2).read_bytes()
+    main(["predict", "--workdir", "w", "--output", ".", "clip.mp4"])
+    assert (tmp_path / "clip.mp4").read_bytes() == before
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["clip-2.jsonl", "clip-2.mp4", "clip.mp4"]
+
+
 def write_pictures(folder, *names):
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -43,6 +43,9 @@ def resize(images, sizes, resized, shape, resizing="detectron2"):
     images uint8 [B, H, W, 3], of which the upper left `sizes` int32 [B, 2] are the pictures; resized int32 [B, 2]; shape
     (height, width) of the result, at least as large as `resized`. Returns [B, height, width, 3]: uint8 as Pillow's
     bilinear filter with antialiasing ("detectron2"), or float32 without ("torchvision"); see transforms.resize.
+
+    The first holds up to before**2 / after = 2**23 of each side, such as 81,900 pixels made 800: beyond, the sum of the weights
+    no longer fits the 32 bits that it is divided in, and the pixels are wrong.
     """
     axes = [(1, 0), (2, 1)] if resizing == "torchvision" else [(2, 1), (1, 0)]  # rows first, or last
     axis_resize = _interpolate if resizing == "torchvision" else _antialias
