@@ -1,4 +1,5 @@
 import collections
+import json
 import signal
 import subprocess
 import sys
