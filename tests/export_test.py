@@ -139,6 +139,7 @@ def test_a_file_that_differs_is_not_kept(detector, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_in_bfloat16(tiny_run, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(tiny_run.workdir, workdir)
