@@ -87,7 +87,7 @@ RULES = {
     "model.backbone.depth": (f"one of {sorted(BLOCKS)}", lambda v: type(v) is int and v in BLOCKS),
     "model.backbone.width": ("a positive multiple of 8", lambda v: _is_whole(v) and v > 0 and v % 8 == 0),
     "model.backbone.norm": _one_of(*NORMS),
-    "model.backbone.norm_epsilon": ABOVE_0,
+    "model.backbone.norm_epsilon": NOT_NEGATIVE,
     "model.backbone.freeze_at": ("0 (nothing) to 5 (all)", lambda v: type(v) is int and v in range(6)),
     "model.backbone.stride_in_1x1": FLAG,
     "model.backbone.remat": _several("stages out of 2 to 5", lambda v: set(v) <= {2, 3, 4, 5}, whole=True),

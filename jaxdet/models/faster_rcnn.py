@@ -119,6 +119,8 @@ class FasterRCNN(nn.Module):
 
     def _losses(self, batch, key, first):
         pyramid, logits, deltas, anchors = first
+        present = batch["image_sizes"][:, 0] > 0
+        batch = batch | {"gt_valid": batch["gt_valid"] & present[:, None]}  # no truth without a picture
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["image_ids"])
         keys = jax.vmap(lambda key: jax.random.split(key, 2))(keys)
         rpn, counts = self.rpn_head.losses(logits, deltas, anchors, batch, keys[:, 0])
@@ -129,7 +131,7 @@ class FasterRCNN(nn.Module):
             class_logits, box_deltas = self.box_head(pyramid, boxes)
             roi = self.box_head.losses(class_logits, box_deltas, boxes, labels, gt_boxes, valid)
             losses |= {"roi_classification": roi.classification, "roi_box": roi.box}
-            images = jnp.maximum(jnp.sum(batch["image_sizes"][:, 0] > 0), 1)
+            images = jnp.maximum(jnp.sum(present), 1)
             counts["roi_positives"] = jnp.sum(valid & (labels < self.num_classes)) / images
         for name, value in counts.items():
             self.sow("metrics", name, value, reduce_fn=lambda _, new: new, init_fn=lambda: 0)
