@@ -56,13 +56,15 @@ def leave_cluster(error):
     if jax.process_count() == 1:
         raise error
     words = f"process {jax.process_index()} ends: {error}"
-    if not isinstance(error, OSError | ValueError | FloatingPointError):  # those say themselves what to do
-        traceback.print_exception(error)
-        words += (
-            "\nWhere another process is gone, start all of them again: they go on from the last checkpoint."
-        )
-    print(words, file=sys.stderr, flush=True)
-    os._exit(1)
+    try:
+        if not isinstance(
+            error, OSError | ValueError | FloatingPointError
+        ):  # those say themselves what to do
+            traceback.print_exception(error)
+            words += "\nWhere another process is gone, start all of them again: they go on from the last checkpoint."
+        print(words, file=sys.stderr, flush=True)
+    finally:  # whoever read this may be gone too
+        os._exit(1)
 
 
 def is_first():
