@@ -10,10 +10,12 @@ to whole trainings by train.py. Every life is a process of its own, ended by SIG
     step        after a random step
     save        while a checkpoint is being written
     evaluation  while validation runs
-    report      while eval.py's part writes its files and pictures, once the training is through
+    results     while eval.py's part writes its files and pictures, once the training is through
+    report      while the report is written over an older one
 
-After each kill every checkpoint under its final name must be whole and every JSON file must parse; at the end state,
-metrics.jsonl, eval.json and detections.json must be those of the undisturbed run, bit for bit. Exits with 1 otherwise.
+After each kill every checkpoint under its final name must be whole, every JSON file must parse, and a report that has an index.html
+must have all its pictures; at the end state, metrics.jsonl, eval.json, detections.json and the report's numbers must be those
+of the undisturbed run, bit for bit. Exits with 1 otherwise.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import signal
 import sys
 import time
@@ -35,14 +38,16 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from absl import logging  # noqa: E402
 from kill_and_resume import compare, last_step  # noqa: E402
+from PIL import Image  # noqa: E402
 
 from jaxdet import validation  # noqa: E402
 from jaxdet.checkpoint import Checkpoints  # noqa: E402
 from jaxdet.models.faster_rcnn import Detections, Stages  # noqa: E402
+from jaxdet.reporting import write_report  # noqa: E402
 from jaxdet.training import loop  # noqa: E402
 from tests import tiny  # noqa: E402
 
-SHARES = {"start": 15, "step": 30, "save": 30, "evaluation": 15, "report": 10}
+SHARES = {"start": 15, "step": 25, "save": 25, "evaluation": 15, "results": 10, "report": 10}
 BULK = 2**20  # parameters; with momentum and average 12 MiB a checkpoint
 
 
@@ -106,6 +111,13 @@ def evaluate(config, workdir):
     validation.evaluate_run(config, workdir, 5)
 
 
+def report(config, workdir):
+    write_report(workdir)
+
+
+AFTERWARDS = {"results": evaluate, "report": report}  # what is killed once the training is through
+
+
 def check(workdir):
     """True where something half done looks whole."""
     for path in workdir.glob("*.json"):
@@ -115,12 +127,25 @@ def check(workdir):
     )
     for line in lines[:-1]:
         json.loads(line)
+    if (workdir / "report" / "index.html").exists():
+        check_report(workdir / "report")
     if not (workdir / "checkpoints").is_dir():
         return False
     checkpoints = Checkpoints(workdir, read_only=True)
     return any(
         int(checkpoints.restore_arrays(step)["step"]) != step for step in checkpoints.manager.all_steps()
     )
+
+
+def check_report(folder):
+    """Raises an error where a page lacks its end, its numbers or one of its pictures."""
+    page = (folder / "index.html").read_text()
+    pictures = set(re.findall(r"pictures/[\w-]+\.jpg", page))
+    if not pictures or not page.rstrip().endswith("</html>"):
+        raise ValueError("a page without pictures or end")
+    json.loads((folder / "report.json").read_text())
+    for picture in pictures:
+        Image.open(folder / picture).load()
 
 
 def finish(pid, log):
@@ -143,12 +168,16 @@ def moments(kind, workdir, config, rng):
     """Function that tells when the moment of a kind has come, a random while after what starts it."""
     started = last_step(workdir)
     target, begun = started + rng.randint(1, 5), []
-    after = {"start": 1.5, "step": 0.05, "save": 0.08, "evaluation": 0.15, "report": 0.4}[kind] * rng.random()
+    after = {"start": 1.5, "step": 0.05, "save": 0.08, "evaluation": 0.15, "results": 0.4, "report": 1}[
+        kind
+    ] * rng.random()
 
     def has_begun():
         if kind == "start":
             return True
         if kind == "report":
+            return not (workdir / "report" / "index.html").exists()
+        if kind == "results":
             return any(workdir.glob("eval.json*"))
         step = last_step(workdir)
         if kind == "save":
@@ -182,32 +211,40 @@ def main():
     undisturbed, killed = root / "undisturbed", root / "killed"
     log, rng = root / "log", random.Random(options.seed)
     finish(live(log, train, config, undisturbed), log)
-    finish(live(log, evaluate, config, undisturbed), log)
+    for run in AFTERWARDS.values():
+        finish(live(log, run, config, undisturbed), log)
 
     kinds = rng.choices(list(SHARES), SHARES.values(), k=options.kills)
-    kinds.sort(key=lambda kind: kind == "report")  # they come after the training
+    kinds.sort(key=["results", "report"].__contains__)
     done, ended = collections.Counter(), 0
     for number, kind in enumerate(kinds, 1):
-        if kind == "report" and not done["report"]:
+        if kind in AFTERWARDS and not done.keys() & AFTERWARDS.keys():
             finish(live(log, train, config, killed), log)
-        for path in killed.glob("eval.json*") if kind == "report" else ():
-            path.unlink()
-        pid = live(log, evaluate if kind == "report" else train, config, killed)
+        if kind == "results":
+            for path in killed.glob("eval.json*"):
+                path.unlink()
+        if kind == "report":
+            finish(live(log, report, config, killed), log)
+        pid = live(log, AFTERWARDS.get(kind, train), config, killed)
         if kill(pid, moments(kind, killed, config, rng)):
             done[kind] += 1
         else:
             ended += 1
         finish(live(log, check, killed), log)
         print(f"{number}: {kind}, step {last_step(killed)}", flush=True)
-    finish(live(log, train, config, killed), log)
-    finish(live(log, evaluate, config, killed), log)
+    for run in (train, *AFTERWARDS.values()):
+        finish(live(log, run, config, killed), log)
     print(f"killed {sum(done.values())} times: {dict(done)}; {ended} had ended before")
     finish(live(root / "comparison", compare, undisturbed, killed), root / "comparison")
     print((root / "comparison").read_text().strip())
     for name in ("eval.json", "detections.json"):
         if (undisturbed / name).read_bytes() != (killed / name).read_bytes():
             sys.exit(f"{name} differs")
-    print("eval.json and detections.json: equal")
+    numbers = [json.loads((run / "report" / "report.json").read_text()) for run in (undisturbed, killed)]
+    ours, theirs = (found | {"runs": list(found["runs"].values())} for found in numbers)
+    if ours != theirs:
+        sys.exit("the report's numbers differ")
+    print("eval.json, detections.json and the report's numbers: equal")
 
 
 if __name__ == "__main__":

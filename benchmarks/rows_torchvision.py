@@ -51,7 +51,10 @@ def _model(height, width):
     )
     sizes = {"min_size": min(height, width), "max_size": max(height, width)}
     # as many proposals as detectron2's recipe, which jaxdet's rows have
-    return FasterRCNN(backbone, 2, rpn_post_nms_top_n_train=1000, **sizes).to(DEVICE)
+    model = FasterRCNN(backbone, 2, rpn_post_nms_top_n_train=1000, **sizes).to(DEVICE)
+    # Random offsets pile the proposals up on each other, and NMS leaves 258 of them at 512x512; a trained network has the 1,000.
+    torch.nn.init.zeros_(model.rpn.head.bbox_pred.weight)
+    return model
 
 
 def _pictures(count, height, width):

@@ -63,7 +63,6 @@ def inspect(config, output):
         faults=faults,
         notes=notes,
     )
-    write_whole(output / "index.html", page)
     numbers = {
         view["name"]: {k: v for k, v in view["numbers"].items() if k not in ("ratios", "per_picture")}
         | {"anchors": view["anchors"]["rows"]}
@@ -71,6 +70,7 @@ def inspect(config, output):
     }
     text = json.dumps(numbers | {"broken": faults, "notes": notes}, indent=1)
     write_whole(output / "inspect.json", text + "\n")
+    write_whole(output / "index.html", page)  # last: what it shows is there
     for note in notes:
         print(f"training would refuse this: {note}")
     print(f"page with plots and drawn samples at {output / 'index.html'}")

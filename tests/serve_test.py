@@ -20,6 +20,7 @@ from benchmarks.serve_load import declaring
 from jaxdet import batching, export, serve
 from jaxdet.__main__ import main
 from tests import tiny
+from tests.audit import heard
 
 LIMITS = {
     "max_bytes": 100_000,
@@ -284,6 +285,39 @@ def test_page(client):
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html") and "Drop a picture" in page.text
     assert "http://" not in page.text and "https://" not in page.text
+
+
+def test_no_file_is_written_and_none_read_but_of_the_program_itself(client, tmp_path):
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(encoded())
+
+    def ask():
+        name = f"../../../..{secret}"
+        answers = [
+            client.post("/detect?answer=png", files={"picture": (name, encoded(), "image/png")}),
+            client.post("/detect", files={"picture": (name, b"\0" * 90_000, "image/png")}),
+            client.post(
+                "/detect", files={"picture": (str(secret), b"", "image/png")}, data={"path": str(secret)}
+            ),
+            post(client, str(secret).encode(), f"?picture={secret}", Location=str(secret)),
+            client.get(f"/{name}"),
+            client.get(f"/..%2f..%2f..{str(secret).replace('/', '%2f')}"),
+            client.get(f"/detect/{secret}"),
+            client.get(f"file://{secret}"),
+            client.get("/"),
+            client.get("/metrics"),
+        ]
+        return [answer.status_code for answer in answers]
+
+    expected = [200, 400, 400, 400, 404, 404, 404, 404, 200, 200]
+    assert ask() == expected  # what Python and Pillow load once
+    with heard(
+        lambda name: name == "open" or name.partition(".")[0] in ("os", "shutil", "tempfile")
+    ) as events:
+        assert ask() == expected
+    program = tuple({str(tiny.ROOT), sys.prefix, sys.base_prefix})
+    for name, (path, *more) in events:
+        assert name == "open" and more[0] in ("r", "rb") and str(path).startswith(program), (name, path, more)
 
 
 def test_as_a_stranger_starts_it(tiny_run):

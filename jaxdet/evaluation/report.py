@@ -139,7 +139,6 @@ def write(folder, runs, read_image, anchors, facts=(), choice=Choice()):  # noqa
         ),
         overlays={"letters": letters, "pictures": pictures},
     )
-    write_whole(folder / "index.html", page)
     of_runs = {
         run.name: {
             "results": run.results,
@@ -154,6 +153,7 @@ def write(folder, runs, read_image, anchors, facts=(), choice=Choice()):  # noqa
     }
     numbers = {"runs": of_runs, "anchors": anchors["rows"], "pictures": ids}
     write_whole(folder / "report.json", json.dumps(_without_nan(numbers), indent=1) + "\n")
+    write_whole(folder / "index.html", page)  # last: what it shows is there
     return folder / "index.html"
 
 
@@ -171,11 +171,13 @@ def check_folder(folder, sign):
 def fresh_folder(folder, sign, pictures):
     """A folder for a page, with an empty subfolder for its pictures; the file `sign` tells a later call that both may be reused.
 
-    Raises ValueError where there is something else in it, which might get lost.
+    An older page goes before its pictures do, so that index.html, where there is one, is whole. Raises ValueError where there
+    is something else in the folder, which might get lost.
     """
     folder = check_folder(folder, sign)
-    (folder / pictures).mkdir(exist_ok=True)
     (folder / sign).touch()
+    (folder / "index.html").unlink(missing_ok=True)
+    (folder / pictures).mkdir(exist_ok=True)
     for old in (folder / pictures).glob("*.jpg"):
         old.unlink()
     return folder

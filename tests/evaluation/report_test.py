@@ -119,6 +119,17 @@ def test_a_second_report_leaves_no_old_pictures(page, tmp_path):
     assert {path.name for path in (folder / "pictures").iterdir()} == {"2.jpg", "negative-00.jpg"}
 
 
+def test_where_writing_is_cut_off_there_is_no_page(page, tmp_path):
+    def fail(image_id):
+        raise KeyboardInterrupt
+
+    folder = shutil.copytree(page, tmp_path / "report")
+    with pytest.raises(KeyboardInterrupt):
+        report.write(folder, [one_run("a")], fail, ANCHORS)
+    assert not (folder / "index.html").exists()
+    assert report.write(folder, [one_run("a")], read_image, ANCHORS).exists()
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "mine.jpg").touch()
