@@ -25,8 +25,8 @@ def predict_all(workdir, inputs, output=None, threshold=0.5):
 
     inputs: files, folders (pictures and videos in them and below, by suffix), or glob patterns that name no file. A video
     becomes NAME.mp4 and NAME.jsonl, a line a frame (see jaxdet.video). output: a folder, WORKDIR/predictions where None;
-    what lies in it is not taken from a folder or pattern, and no input is written over. threshold: the lowest score that
-    is drawn; all are written.
+    where it lies in a folder that is given, its files are not taken, and no input is written over. threshold: the lowest
+    score that is drawn; all are written.
 
     Returns what to print, and a line for each input that was left out. Raises FileNotFoundError where there is no run.
     """
@@ -77,15 +77,21 @@ def find(inputs, output):
     for given in map(str, inputs):
         path = pathlib.Path(given)
         if path.is_dir():
+            if path.resolve() == output.resolve():
+                failed.append(f"{given}: is the output folder too; name another one with --output")
+                continue
+            root = path
             found = sorted(item for item in path.rglob("*") if item.suffix.lower() in (*PICTURES, *VIDEOS))
             nothing = f"no pictures or videos in this folder; looked for {' '.join((*PICTURES, *VIDEOS))}"
         elif not path.exists() and glob.has_magic(given):
+            root = next(folder for folder in path.parents if not glob.has_magic(str(folder)))
             found = sorted(map(pathlib.Path, glob.glob(given, recursive=True)))
             nothing = "no file fits this pattern"
         else:
             paths.append(given)
             continue
-        found = [item for item in found if item.is_file() and not _is_below(item, output)]
+        drawings = output if _is_below(output, root) else None  # of an earlier call
+        found = [item for item in found if item.is_file() and not (drawings and _is_below(item, drawings))]
         paths += map(str, found)
         failed += [] if found else [f"{given}: {nothing}"]
     return paths, failed

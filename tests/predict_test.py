@@ -1,4 +1,5 @@
 import json
+import pathlib
 import subprocess
 import sys
 import types
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 import jaxdet
+from jaxdet import predict as predicting
 from jaxdet.__main__ import main
 from jaxdet.data.images import decode
 from tests import tiny
@@ -151,6 +153,19 @@ def test_inputs_are_not_overwritten(fixed, tmp_path, monkeypatch):
         predict("--workdir", "w", "--output", ".", given)
         assert json.loads((tmp_path / "detections.json").read_text())[0]["drawn"] == "street-2.png"
     assert (tmp_path / "street.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("given", ["in", "in/*.png", "in/**/*.png"])
+def test_the_output_may_lie_in_what_is_given_or_around_it(tmp_path, monkeypatch, given):
+    (tmp_path / "in" / "out").mkdir(parents=True)
+    for name in ("a.png", "out/b.png"):
+        (tmp_path / "in" / name).touch()
+    monkeypatch.chdir(tmp_path)
+    assert predicting.find([given], pathlib.Path("in/out")) == (["in/a.png"], [])
+    around, failed = predicting.find([given], pathlib.Path("."))
+    assert "in/a.png" in around and not failed
+    files, failed = predicting.find(["in"], pathlib.Path("in"))
+    assert not files and "is the output folder too" in failed[0]
 
 
 def test_only_bad_pictures(fixed, tmp_path):
