@@ -9,7 +9,7 @@ DEMO := $(RUNS)/demo
 .PHONY: demo test test-slow torture lint format clean
 
 # The three commands share what they compile.
-demo: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/.cache/demo
+demo: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/demo
 demo: $(READY)
 	$(BIN)/python train.py --config configs/person_demo.py --workdir $(DEMO)
 	$(BIN)/python eval.py --config configs/person_demo.py --workdir $(DEMO)

@@ -164,9 +164,14 @@ def kill(pid, moment):
     return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
 
 
+def _changed(folder):
+    """When something in a folder was last made or removed; None without it."""
+    return folder.stat().st_mtime_ns if folder.exists() else None
+
+
 def moments(kind, workdir, config, rng):
     """Function that tells when the moment of a kind has come, a random while after what starts it."""
-    started = last_step(workdir)
+    started, pictures = last_step(workdir), _changed(workdir / "report" / "pictures")
     target, begun = started + rng.randint(1, 5), []
     after = {"start": 1.5, "step": 0.05, "save": 0.08, "evaluation": 0.15, "results": 0.4, "report": 1}[
         kind
@@ -176,7 +181,7 @@ def moments(kind, workdir, config, rng):
         if kind == "start":
             return True
         if kind == "report":
-            return not (workdir / "report" / "index.html").exists()
+            return _changed(workdir / "report" / "pictures") != pictures
         if kind == "results":
             return any(workdir.glob("eval.json*"))
         step = last_step(workdir)
@@ -215,7 +220,7 @@ def main():
         finish(live(log, run, config, undisturbed), log)
 
     kinds = rng.choices(list(SHARES), SHARES.values(), k=options.kills)
-    kinds.sort(key=["results", "report"].__contains__)
+    kinds.sort(key=AFTERWARDS.__contains__)
     done, ended = collections.Counter(), 0
     for number, kind in enumerate(kinds, 1):
         if kind in AFTERWARDS and not done.keys() & AFTERWARDS.keys():
@@ -241,6 +246,7 @@ def main():
         if (undisturbed / name).read_bytes() != (killed / name).read_bytes():
             sys.exit(f"{name} differs")
     numbers = [json.loads((run / "report" / "report.json").read_text()) for run in (undisturbed, killed)]
+    # whose runs go by the names of their workdirs
     ours, theirs = (found | {"runs": list(found["runs"].values())} for found in numbers)
     if ours != theirs:
         sys.exit("the report's numbers differ")

@@ -52,7 +52,7 @@ def _model(height, width):
     sizes = {"min_size": min(height, width), "max_size": max(height, width)}
     # as many proposals as detectron2's recipe, which jaxdet's rows have
     model = FasterRCNN(backbone, 2, rpn_post_nms_top_n_train=1000, **sizes).to(DEVICE)
-    # Random offsets pile the proposals up on each other, and NMS leaves 258 of them at 512x512; a trained network has the 1,000.
+    # Random offsets pile the proposals up on each other, and NMS leaves 258 of 1,000 at 512x512; all of jaxdet's are there.
     torch.nn.init.zeros_(model.rpn.head.bbox_pred.weight)
     return model
 
@@ -62,8 +62,16 @@ def _pictures(count, height, width):
     return list(pictures.permute(0, 3, 1, 2).float() / 255)
 
 
+def _check_proposals(rpn, given, output):
+    """Called after the RPN: as much work for the box head as jaxdet's has."""
+    counts = [len(boxes) for boxes in output[0]]
+    if set(counts) != {1000}:
+        raise ValueError(f"{counts} proposals, not 1000 a picture")
+
+
 def infer(height, width, batch=1, dtype="float32"):
     model, pictures = _model(height, width).eval(), _pictures(batch, height, width)
+    model.rpn.register_forward_hook(_check_proposals)
 
     @_finish
     @torch.inference_mode()

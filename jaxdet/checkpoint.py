@@ -82,20 +82,38 @@ class Checkpoints:
         self.manager.reload()
 
     def restore(self, step, like):
-        """The state of `step`, with the structure, shapes and shardings of `like` (arrays or ShapeDtypeStructs)."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        return self.manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        """The state of `step`, with the structure, shapes and shardings of `like` (arrays or ShapeDtypeStructs).
+
+        Raises OSError where the checkpoint is damaged.
+        """
+        return self._restore(step, lambda: jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
 
     def restore_arrays(self, step):
         """The state of `step` as nested dicts of arrays, however it was saved.
 
-        On the first device, or whole on every device where there are several processes.
+        On the first device, or whole on every device where there are several processes. Raises OSError where the
+        checkpoint is damaged.
         """
         several = jax.process_count() > 1
         device = replicated(device_mesh()) if several else jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        saved = self.manager.item_metadata(step)
-        like = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=device), saved)
-        return self.manager.restore(step, args=ocp.args.StandardRestore(like))
+
+        def like():
+            saved = self.manager.item_metadata(step)
+            return jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=device), saved)
+
+        return self._restore(step, like)
+
+    def _restore(self, step, like):
+        try:
+            return self.manager.restore(step, args=ocp.args.StandardRestore(like()))
+        except Exception as error:  # of Orbax, TensorStore or the system
+            others = sorted(set(self.manager.all_steps()) - {step})
+            left = f" without it that of step {others[-1]} is the newest" if others else " there is no other"
+            reason = str(error).strip().split("\n")[0][:300]
+            raise OSError(
+                f"the checkpoint {self.folder / str(step)} cannot be read. If it is damaged, move it away;{left}.\n"
+                f"{type(error).__name__}: {reason}"
+            ) from error
 
     def close(self):
         """Frees Orbax's threads."""

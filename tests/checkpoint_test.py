@@ -104,3 +104,28 @@ def test_reading_leaves_the_folder_as_it_is(tmp_path):
     reader.restore_arrays(4)
     reader.close()
     assert {str(path): path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("name", ["_METADATA", "manifest.ocdbt", "d/*", "_CHECKPOINT_METADATA"])
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_a_damaged_checkpoint_is_named(tmp_path, name, share):
+    """Every file of one kind cut: an error that says which checkpoint to use instead, or the state as it was."""
+    checkpoints = Checkpoints(tmp_path)
+    for step in (4, 5):
+        checkpoints.save(step, state(step))
+    checkpoints.close()
+    damaged = list((tmp_path / "checkpoints" / "5").rglob(name))
+    assert damaged
+    for path in damaged:
+        os.truncate(path, int(path.stat().st_size * share))
+    checkpoints = Checkpoints(tmp_path)
+    for restore in (lambda: checkpoints.restore(5, state(5)), lambda: checkpoints.restore_arrays(5)):
+        try:
+            found = restore()
+        except OSError as error:
+            assert "checkpoints/5 cannot be read" in str(error) and "that of step 4 is the newest" in str(
+                error
+            )
+        else:
+            tiny.assert_equal_trees(jax.tree.leaves(found), jax.tree.leaves(state(5)))
+    tiny.assert_equal_trees(checkpoints.restore(4, state(4)), state(4))

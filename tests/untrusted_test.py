@@ -26,6 +26,14 @@ from tests.audit import nothing_executed
 CASES = int(os.environ.get("JAXDET_CASES", 150))
 
 
+@pytest.mark.parametrize(
+    "effect", [lambda: os.system("true"), lambda: exec("1"), lambda: open("/dev/null", "w").close()]
+)
+def test_what_happens_is_heard(effect):
+    with pytest.raises(AssertionError), nothing_executed():
+        effect()
+
+
 def read_watched(path):
     """`read`, failing where something is executed in it."""
     with nothing_executed():
@@ -152,8 +160,10 @@ def test_a_workdir_of_other_content_is_named(tiny_run, tmp_path, name, content):
 
 @pytest.fixture(scope="module")
 def exported(tiny_run):
-    """The bytes of an exported detector."""
-    return bytes(export_detector(jaxdet.load(tiny_run.workdir)).serialize())
+    """The bytes of an exported detector, which load."""
+    data = bytes(export_detector(jaxdet.load(tiny_run.workdir)).serialize())
+    assert jax.export.deserialize(bytearray(data)).platforms
+    return data
 
 
 @settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))

@@ -65,9 +65,8 @@ class CocoSource:
             )
         content = load_json(self.path)
         self.categories, known = choose_categories(self.path, content["categories"], categories)
-        self.skipped = []
-        found = index_images(content["images"], self.folder, self.path, self._skip_image)
-        self.image_ids, self.sizes, self.file_names, rows = found
+        found = index_images(content["images"], self.folder, self.path)
+        self.image_ids, self.sizes, self.file_names, rows, self.skipped = found
         columns = self._index_annotations(content["annotations"], rows, known)
         self.annotations = Annotations(columns, self.sizes)
         for reason, row, annotation_id in self.annotations.faults:
@@ -138,10 +137,6 @@ class CocoSource:
                 else:
                     columns.add(row, annotation_id, labels[category_id], box, entry.get("area"), crowd)
         return columns
-
-    def _skip_image(self, reason, image_id, file, detail=None):
-        item = {"reason": reason, "image_id": image_id, "file": file}
-        self.skipped.append(item | ({"detail": detail} if detail else {}))
 
     def _skip_annotation(self, reason, annotation_id, image_id, file=None, detail=None):
         item = {"reason": reason, "annotation_id": annotation_id, "image_id": image_id}

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdet.data import images as pictures
-from jaxdet.data.coco_json import value
+from jaxdet.data.coco_json import entry_value
 
 MISSING = "image file missing"
 LEAVES = "file_name leaves the image folder"
@@ -18,30 +18,31 @@ class Images(NamedTuple):
     """The usable pictures, ids ascending.
 
     image_ids: int64 [N]. sizes: int32 [N, 2], height and width after the EXIF orientation. file_names: list of N, relative
-    to the folder. rows: {image id: row above, or None for a picture that was left out}.
+    to the folder. rows: {image id: row above, or None for a picture that was left out}. skipped: for each of those
+    {"reason", "image_id", "file"}, and "detail" where there is more to say.
     """
 
     image_ids: np.ndarray
     sizes: np.ndarray
     file_names: list
     rows: dict
+    skipped: list
 
 
-def index_images(section, folder, path, skip):
+def index_images(section, folder, path):
     """Looks every entry of the JSON's "images" up in the folder; no picture is decoded. Returns `Images`.
 
-    path: of the JSON, for messages. skip: called as skip(reason, image_id, file[, detail]) for each picture that is left out.
-    Raises ValueError for an entry that lacks a key or has a value of a wrong type, an id below 0 or twice, and where no picture
+    path: of the JSON, for messages. Raises ValueError for an entry that lacks a key or has a value of a wrong type, an id below 0 or twice, and where no picture
     is usable.
     """
     if not section:
         raise ValueError(f"{path}: images: the list is empty, so there is nothing to read")
     entries = {}
     for position, entry in enumerate(section):
-        image_id = value(path, "images", position, entry, "id", int)
-        name = value(path, "images", position, entry, "file_name", str)
+        image_id = entry_value(path, "images", position, entry, "id", int)
+        name = entry_value(path, "images", position, entry, "file_name", str)
         told = [
-            None if entry.get(key) is None else value(path, "images", position, entry, key, int)
+            None if entry.get(key) is None else entry_value(path, "images", position, entry, key, int)
             for key in ("height", "width")
         ]
         if image_id < 0:
@@ -50,16 +51,16 @@ def index_images(section, folder, path, skip):
             raise ValueError(f"{path}: images[{position}].id: {image_id} is there twice")
         entries[image_id] = (name, told)
 
-    rows, kept, sizes, left_out = dict.fromkeys(entries), [], [], []
+    rows, kept, sizes, skipped = dict.fromkeys(entries), [], [], []
     names = {image_id: name for image_id, (name, _) in sorted(entries.items())}
 
-    def leave_out(reason, image_id, *detail):
-        left_out.append((reason, image_id, names[image_id], *detail))
-        skip(*left_out[-1])
+    def leave_out(reason, image_id, detail=None):
+        item = {"reason": reason, "image_id": image_id, "file": names[image_id]}
+        skipped.append(item | ({"detail": detail} if detail else {}))
 
     present = _present(names, folder, leave_out)
     if not present:
-        raise ValueError(_none_present(names, folder, path, left_out))
+        raise ValueError(_none_present(names, folder, path, skipped))
     for image_id, size in zip(present, _read_sizes(folder, map(names.get, present)), strict=True):
         told = entries[image_id][1]
         if isinstance(size, str):
@@ -74,10 +75,9 @@ def index_images(section, folder, path, skip):
             kept.append(image_id)
             sizes.append(size)
     if not kept:
-        raise ValueError(f"{path}: none of its {len(entries)} images is usable: {left_out[:3]}")
-    return Images(
-        np.array(kept, np.int64), np.array(sizes, np.int32), [names[image_id] for image_id in kept], rows
-    )
+        raise ValueError(f"{path}: none of its {len(entries)} images is usable: {skipped[:3]}")
+    file_names = [names[image_id] for image_id in kept]
+    return Images(np.array(kept, np.int64), np.array(sizes, np.int32), file_names, rows, skipped)
 
 
 def _present(names, folder, leave_out):
@@ -99,16 +99,16 @@ def _present(names, folder, leave_out):
     return present
 
 
-def _none_present(names, folder, path, left_out):
+def _none_present(names, folder, path, skipped):
     """The message where no image is in the folder: what is there instead, and whether a subfolder is meant."""
     first = next(iter(names.values()))
     inside = sorted(os.listdir(folder))
     nearer = [sub for sub in inside if os.path.isfile(os.path.join(folder, sub, first))]
     nearer = [] if posixpath.isabs(first) else nearer
     outside = [
-        f"; {' '.join((reason, *detail))}: {name!r}"
-        for reason, _, name, *detail in left_out
-        if reason != MISSING
+        f"; {item['reason']} {item.get('detail', '')}".rstrip() + f": {item['file']!r}"
+        for item in skipped
+        if item["reason"] != MISSING
     ]
     return (
         f"none of the {len(names)} images of {path} is in the folder {folder} (the first would be "

@@ -43,8 +43,8 @@ def choose_categories(path, section, names):
     """
     found = {}
     for position, entry in enumerate(section):
-        category_id = value(path, "categories", position, entry, "id", int)
-        name = value(path, "categories", position, entry, "name", str)
+        category_id = entry_value(path, "categories", position, entry, "id", int)
+        name = entry_value(path, "categories", position, entry, "name", str)
         if category_id in found:
             raise ValueError(f"{path}: categories[{position}].id: {category_id} is there twice")
         found[category_id] = name
@@ -70,7 +70,7 @@ def choose_categories(path, section, names):
     return chosen, ids
 
 
-def value(path, section, position, entry, key, kind):
+def entry_value(path, section, position, entry, key, kind):
     """entry[key], an int within 64 bits or a str, or a ValueError that says where."""
     if not isinstance(entry, dict):
         raise ValueError(f"{path}: {section}[{position}]: expected an object, got {short(entry)}")
@@ -84,6 +84,7 @@ def value(path, section, position, entry, key, kind):
 
 
 def short(value):
+    """`repr`, cut to 60 letters, for a message."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 

@@ -175,7 +175,7 @@ def fresh_folder(folder, sign, pictures):
     is something else in the folder, which might get lost.
     """
     folder = check_folder(folder, sign)
-    (folder / sign).touch()
+    write_whole(folder / sign, "{}\n")
     (folder / "index.html").unlink(missing_ok=True)
     (folder / pictures).mkdir(exist_ok=True)
     for old in (folder / pictures).glob("*.jpg"):

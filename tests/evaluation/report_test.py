@@ -130,6 +130,20 @@ def test_where_writing_is_cut_off_there_is_no_page(page, tmp_path):
     assert report.write(folder, [one_run("a")], read_image, ANCHORS).exists()
 
 
+def test_the_page_comes_last(tmp_path, monkeypatch):
+    there = []
+    write = report.write_whole
+
+    def noting(path, text):
+        there.append((path.name, len(list((tmp_path / "pictures").glob("*")))))
+        write(path, text)
+
+    monkeypatch.setattr(report, "write_whole", noting)
+    report.write(tmp_path, [one_run("a")], read_image, ANCHORS)
+    assert [name for name, _ in there] == ["report.json", "report.json", "index.html"]
+    assert there[-1][1] == len(list((tmp_path / "pictures").glob("*"))) > 0
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "mine.jpg").touch()
