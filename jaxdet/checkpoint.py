@@ -14,6 +14,10 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 from jaxdet.files import write_whole
 from jaxdet.mesh import device_mesh, is_first, replicated, wait_for_all
 
+# Where a checkpoint goes that is no longer kept, by a rename: a process that dies while it removes one file after the other
+# leaves no half of it under its name.
+DELETED = "deleted"
+
 
 class Checkpoints:
     """The folder `checkpoints` of a workdir. Keeps the last `last` and the one with the highest "AP"."""
@@ -32,12 +36,15 @@ class Checkpoints:
             read_only=read_only,
             create=not read_only,
             enable_async_checkpointing=False,
+            todelete_subdir=None if read_only else DELETED,
         )
         handler = ocp.StandardCheckpointHandler()
         self.folder = folder
         self.manager = ocp.CheckpointManager(folder, options=options, item_handlers=handler)
         # of several processes it would ask on every save, with the step, the service that training.preemption counts with
         self.manager.reached_preemption = lambda step: False
+        if not read_only:
+            self._remove_deleted()
 
     def latest_step(self):
         """Step of the newest checkpoint, None without one."""
@@ -62,6 +69,7 @@ class Checkpoints:
         try:
             self.manager.save(step, args=ocp.args.StandardSave(state), force=True)
             self.manager.wait_until_finished()
+            self._remove_deleted()
         except Exception as error:  # of Orbax, TensorStore or the system
             free = shutil.disk_usage(self.folder).free / 2**20
             size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 2**20
@@ -114,6 +122,10 @@ class Checkpoints:
                 f"the checkpoint {self.folder / str(step)} cannot be read. If it is damaged, move it away;{left}.\n"
                 f"{type(error).__name__}: {reason}"
             ) from error
+
+    def _remove_deleted(self):
+        if is_first():
+            shutil.rmtree(self.folder / DELETED, ignore_errors=True)
 
     def close(self):
         """Frees Orbax's threads."""

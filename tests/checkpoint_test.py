@@ -106,6 +106,24 @@ def test_reading_leaves_the_folder_as_it_is(tmp_path):
     assert {str(path): path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
+def test_a_death_while_old_ones_are_removed_leaves_none_in_half(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, last=1)
+    checkpoints.save(1, state(1))
+
+    def die(folder, **_):
+        next(path for path in folder.rglob("*") if path.is_file()).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("jaxdet.checkpoint.shutil.rmtree", die)
+        checkpoints.save(2, state(2))
+    reader = Checkpoints(tmp_path, read_only=True)
+    assert reader.manager.all_steps() == [2] and "deleted" in os.listdir(tmp_path / "checkpoints")
+    tiny.assert_equal_trees(reader.restore(2, state(2)), state(2))
+    Checkpoints(tmp_path, last=1).save(3, state(3))
+    assert steps(tmp_path) == [3]
+
+
 @pytest.mark.parametrize("name", ["_METADATA", "manifest.ocdbt", "d/*", "_CHECKPOINT_METADATA"])
 @pytest.mark.parametrize("share", [0, 0.5])
 def test_a_damaged_checkpoint_is_named(tmp_path, name, share):
