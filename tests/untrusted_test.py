@@ -7,6 +7,7 @@ import pickle
 import re
 import shutil
 import sys
+import tracemalloc
 from unittest import mock
 
 import jax
@@ -125,6 +126,28 @@ def test_pickles_that_would_forge_numpys_types(tmp_path):
         path.write_bytes(b"(dS'a'\n" + value + b"s.")
         with pytest.raises(ValueError, match="only numbers are read"):
             read_watched(path)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x02}r\x00\x00\x00\x04.",  # the memo's 67,108,864th place
+        b"\x80\x02}p99999999\n.",
+        b"\x80\x05\x96" + (2**30).to_bytes(8, "little") + b".",  # a bytearray of a GiB
+        b"\x80\x04\x8e" + (2**30).to_bytes(8, "little") + b".",  # and bytes
+        b"\x80\x04\x95" + (2**30).to_bytes(8, "little") + b"}.",  # a frame
+    ],
+)
+def test_a_number_in_a_pickle_takes_no_memory(tmp_path, data):
+    path = tmp_path / "bomb.pkl"
+    path.write_bytes(data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"bomb\.pkl"):
+            read_watched(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_torch_reads_weights_only(tmp_path):

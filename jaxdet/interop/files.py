@@ -1,8 +1,10 @@
 """Reading other libraries' files as {name: array}, without running anything that they hold."""
 
+import io
 import pathlib
 import pickle
 import re
+import struct
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -113,10 +115,20 @@ def _stand_ins():
     return known
 
 
-class _ArraysOnly(pickle.Unpickler):
+class _ArraysOnly(pickle._Unpickler):
+    """Python's own unpickler: the one in C takes as much memory as a number in the file says, before it looks further."""
+
     def __init__(self, file):
         super().__init__(file, encoding="latin1")
         self.known = _stand_ins()
+
+    def load_bytearray8(self):
+        (length,) = struct.unpack("<Q", self.read(8))
+        self.append(
+            bytearray(self.read(length))
+        )  # no more than there is, where the inherited one takes `length`
+
+    dispatch = pickle._Unpickler.dispatch | {pickle.BYTEARRAY8[0]: load_bytearray8}
 
     def find_class(self, module, name):
         if (module, name) not in self.known:
@@ -130,5 +142,4 @@ def _read_pickle(path):
             return {name: arrays(item) for name, item in value.items()}
         return getattr(value, "value", value)
 
-    with path.open("rb") as file:
-        return arrays(_ArraysOnly(file).load())
+    return arrays(_ArraysOnly(io.BytesIO(path.read_bytes())).load())
