@@ -1,6 +1,7 @@
 """Checkpoints of a run, by Orbax: atomic, the last few and the best.
 
 W/checkpoints/STEP/     a whole TrainState; a folder under its final name is complete
+W/checkpoints/deleted/  what is about to be removed
 """
 
 import json
@@ -38,6 +39,7 @@ class Checkpoints:
             enable_async_checkpointing=False,
             todelete_subdir=None if read_only else DELETED,
         )
+        _check_metrics(folder)
         handler = ocp.StandardCheckpointHandler()
         self.folder = folder
         self.manager = ocp.CheckpointManager(folder, options=options, item_handlers=handler)
@@ -92,15 +94,14 @@ class Checkpoints:
     def restore(self, step, like):
         """The state of `step`, with the structure, shapes and shardings of `like` (arrays or ShapeDtypeStructs).
 
-        Raises OSError where the checkpoint is damaged.
+        Raises FileNotFoundError where there is none, OSError where it is damaged.
         """
         return self._restore(step, lambda: jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
 
     def restore_arrays(self, step):
         """The state of `step` as nested dicts of arrays, however it was saved.
 
-        On the first device, or whole on every device where there are several processes. Raises OSError where the
-        checkpoint is damaged.
+        On the first device, or whole on every device where there are several processes. Raises as `restore`.
         """
         several = jax.process_count() > 1
         device = replicated(device_mesh()) if several else jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -115,11 +116,17 @@ class Checkpoints:
         try:
             return self.manager.restore(step, args=ocp.args.StandardRestore(like()))
         except Exception as error:  # of Orbax, TensorStore or the system
-            others = sorted(set(self.manager.all_steps()) - {step})
-            left = f" without it that of step {others[-1]} is the newest" if others else " there is no other"
+            self.manager.reload()  # a training may have saved and removed some since
+            path, steps = self.folder / str(step), sorted(self.manager.all_steps())
+            if step not in steps:
+                raise FileNotFoundError(
+                    f"no checkpoint {path}; there are those of the steps {steps}"
+                ) from error
+            others = [other for other in steps if other != step]
+            left = f"without it that of step {others[-1]} is the newest" if others else "there is no other"
             reason = str(error).strip().split("\n")[0][:300]
             raise OSError(
-                f"the checkpoint {self.folder / str(step)} cannot be read. If it is damaged, move it away;{left}.\n"
+                f"the checkpoint {path} cannot be read. If it is damaged, move it away; {left}.\n"
                 f"{type(error).__name__}: {reason}"
             ) from error
 
@@ -130,6 +137,19 @@ class Checkpoints:
     def close(self):
         """Frees Orbax's threads."""
         self.manager.close()
+
+
+def _check_metrics(folder):
+    """Raises ValueError that names a file of APs that is damaged; Orbax reads them all and names none."""
+    for path in folder.glob("*/metrics/metrics"):
+        try:
+            float(json.loads(path.read_text())["AP"])
+        except FileNotFoundError:  # removed by a training since
+            continue
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is damaged ({error}); without the folder {path.parent} the checkpoint counts as not evaluated"
+            ) from error
 
 
 def _average_precision(metrics):

@@ -120,11 +120,48 @@ def test_a_death_while_old_ones_are_removed_leaves_none_in_half(tmp_path, monkey
     reader = Checkpoints(tmp_path, read_only=True)
     assert reader.manager.all_steps() == [2] and "deleted" in os.listdir(tmp_path / "checkpoints")
     tiny.assert_equal_trees(reader.restore(2, state(2)), state(2))
-    Checkpoints(tmp_path, last=1).save(3, state(3))
+    again = Checkpoints(tmp_path, last=1)
+    assert steps(tmp_path) == [2]
+    again.save(3, state(3))
     assert steps(tmp_path) == [3]
 
 
-@pytest.mark.parametrize("name", ["_METADATA", "manifest.ocdbt", "d/*", "_CHECKPOINT_METADATA"])
+def test_a_checkpoint_that_is_removed_before_it_is_read(tmp_path):
+    trainer = Checkpoints(tmp_path, last=1)
+    trainer.save(1, state(1))
+    reader = Checkpoints(tmp_path, read_only=True)
+    trainer.save(2, state(2))
+    with pytest.raises(
+        FileNotFoundError, match=r"no checkpoint .*checkpoints/1; there are those of the steps \[2\]"
+    ):
+        reader.restore_arrays(1)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"AP": null}'])
+def test_a_damaged_metric_is_named(tmp_path, content):
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, 1, 0.5)
+    path = tmp_path / "checkpoints" / "1" / "metrics" / "metrics"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="1/metrics/metrics is damaged"):
+        Checkpoints(tmp_path, read_only=True)
+    path.unlink()
+    path.parent.rmdir()
+    assert Checkpoints(tmp_path).best_step() == 1 and not Checkpoints(tmp_path).is_evaluated(1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "_METADATA",
+        "manifest.ocdbt",
+        "d/*",
+        "_CHECKPOINT_METADATA",
+        "_sharding",
+        "process_0",
+        "commit_success.txt",
+    ],
+)
 @pytest.mark.parametrize("share", [0, 0.5])
 def test_a_damaged_checkpoint_is_named(tmp_path, name, share):
     """Every file of one kind cut: an error that says which checkpoint to use instead, or the state as it was."""

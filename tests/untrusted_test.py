@@ -128,6 +128,18 @@ def test_pickles_that_would_forge_numpys_types(tmp_path):
             read_watched(path)
 
 
+def doubled():
+    """Nested 40 deep, each with the one inside twice: as a tree it has 2^40 leaves."""
+    item = 1
+    for _ in range(40):
+        item = {"a": item, "b": item}
+    return item
+
+
+# The same of tuples, as the key of a dict
+KEY = b"\x80\x02}K\x01" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(40)) + b"K\x01s."
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -136,9 +148,15 @@ def test_pickles_that_would_forge_numpys_types(tmp_path):
         b"\x80\x05\x96" + (2**30).to_bytes(8, "little") + b".",  # a bytearray of a GiB
         b"\x80\x04\x8e" + (2**30).to_bytes(8, "little") + b".",  # and bytes
         b"\x80\x04\x95" + (2**30).to_bytes(8, "little") + b"}.",  # a frame
+        pickle.dumps({"a": doubled()}),
+        KEY,
+        pickle.dumps({"a": {1, 2}}),
+        b"\x80\x02(X" + (2**14).to_bytes(4, "little") + b"a" * 2**14 + b"q\x00"  # one text, encoded again and again
+        + b"c_codecs\nencode\nq\x01X\x06\x00\x00\x00latin1q\x02" + b"h\x01h\x00h\x02\x86R" * 500 + b"l.",
+        b"\x80\x02I" + b"9" * 9000 + b"\n.",
     ],
-)
-def test_a_number_in_a_pickle_takes_no_memory(tmp_path, data):
+)  # fmt: skip
+def test_a_small_pickle_takes_little_memory_and_time(tmp_path, data):
     path = tmp_path / "bomb.pkl"
     path.write_bytes(data)
     tracemalloc.start()

@@ -18,11 +18,23 @@ def read(path):
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file at {path}")
-    readers = {".safetensors": load_file, ".pth": _read_torch, ".pt": _read_torch, ".pkl": _read_pickle}
+    torch = _read_torch, _of_tensor
+    readers = {
+        ".safetensors": (load_file, lambda array: array),
+        ".pth": torch,
+        ".pt": torch,
+        ".pkl": (_read_pickle, lambda item: getattr(item, "value", item)),
+    }
     if path.suffix not in readers:
         raise ValueError(f"{path}: not one of {', '.join(readers)}")
+    load, as_array = readers[path.suffix]
     try:
-        content = readers[path.suffix](path)
+        content = load(path)
+        for name in ("model", "state_dict", "blobs"):  # what training scripts wrap around it
+            if isinstance(content, dict) and isinstance(content.get(name), dict):
+                content = content[name]
+        if isinstance(content, dict):
+            content = {name: as_array(item) for name, item in content.items()}
     except (OSError, ImportError):
         raise
     except TypeError as error:
@@ -31,14 +43,11 @@ def read(path):
         raise ValueError(f"{path} cannot be read: {error}") from error
     except Exception as error:  # each library has its own for a damaged file
         raise ValueError(f"{path} cannot be read: {error}") from error
-    for name in ("model", "state_dict", "blobs"):  # what training scripts wrap around it
-        if isinstance(content, dict) and isinstance(content.get(name), dict):
-            content = content[name]
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{path} holds no parameters by name")
     for name, value in content.items():
         if not isinstance(name, str):
-            raise ValueError(f"{path}: {name!r} is no name of a parameter")
+            raise ValueError(f"{path}: a key of type {type(name).__name__} is no name of a parameter")
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
             raise ValueError(f"{path}: {name} is no array of numbers")
         if not np.isfinite(value).all():
@@ -59,22 +68,30 @@ def _read_torch(path):
             f"{path} needs torch 2.6 or newer: a file can make older ones execute code (CVE-2025-32434)"
         )
 
-    def numbers(value):
-        if isinstance(value, dict):
-            return {name: numbers(item) for name, item in value.items()}
-        if isinstance(value, torch.Tensor):
-            return (value.float() if value.is_floating_point() else value).detach().numpy()
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _of_tensor(value):
+    if not hasattr(value, "is_floating_point"):
         return value
+    return (value.float() if value.is_floating_point() else value).detach().numpy()
 
-    return numbers(torch.load(path, map_location="cpu", weights_only=True))
 
-
-def _stand_ins():
+def _stand_ins(size):
     """{(module, name): callable} of all that a pickle of arrays asks for, in the spellings of NumPy 1 and 2.
 
     NumPy's own would take item sizes and flags from the file, and with them addresses for objects. Made anew for each
-    file, which could change what it is given.
+    file, which could change what it is given. Together they copy no more than `size`, the bytes of the file: each honest
+    text and pair is copied once.
     """
+    left = size
+
+    def copied(items):
+        nonlocal left
+        left -= len(items)
+        if left < 0:
+            raise pickle.UnpicklingError("it asks for more copies of itself than arrays need")
+        return items
 
     class Type:
         def __init__(self, name, *_):
@@ -88,22 +105,26 @@ def _stand_ins():
     class Array:
         def __setstate__(self, state):
             _, shape, kind, fortran, data = state
-            data = data.encode("latin1") if isinstance(data, str) else data
+            data = copied(data).encode("latin1") if isinstance(data, str) else data
             self.value = np.frombuffer(data, kind.dtype).reshape(shape, order="F" if fortran else "C")
 
     def encode(text, encoding):
         if encoding != "latin1":
             raise pickle.UnpicklingError(f"it has bytes written as {encoding!r:.20}")
-        return text.encode("latin1")
+        return copied(text).encode("latin1")
+
+    def ordered(pairs=()):
+        return dict(copied(pairs))
 
     def from_buffer(buffer, kind, shape, order):
         return np.frombuffer(buffer, kind.dtype).reshape(shape, order=order)
 
     def scalar(kind, data):
-        return np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, kind.dtype)[0]
+        data = copied(data).encode("latin1") if isinstance(data, str) else data
+        return np.frombuffer(data, kind.dtype)[0]
 
     known = {
-        ("collections", "OrderedDict"): dict,
+        ("collections", "OrderedDict"): ordered,
         ("_codecs", "encode"): encode,
         ("numpy", "ndarray"): None,
         ("numpy", "dtype"): Type,
@@ -116,30 +137,61 @@ def _stand_ins():
 
 
 class _ArraysOnly(pickle._Unpickler):
-    """Python's own unpickler: the one in C takes as much memory as a number in the file says, before it looks further."""
+    """Python's own unpickler: the one in C takes as much memory as a number in the file says, before it looks further.
 
-    def __init__(self, file):
-        super().__init__(file, encoding="latin1")
-        self.known = _stand_ins()
+    Without what arrays by name never need, such as sets, and with texts and numbers alone as keys: hashing nested tuples that
+    share their parts takes as long as a file likes.
+    """
 
-    def load_bytearray8(self):
-        (length,) = struct.unpack("<Q", self.read(8))
-        self.append(
-            bytearray(self.read(length))
-        )  # no more than there is, where the inherited one takes `length`
-
-    dispatch = pickle._Unpickler.dispatch | {pickle.BYTEARRAY8[0]: load_bytearray8}
+    def __init__(self, data):
+        # BytesIO: of a file on disk, read(n) takes n bytes at once, however few there are
+        super().__init__(io.BytesIO(data), encoding="latin1")
+        self.known = _stand_ins(len(data))
 
     def find_class(self, module, name):
         if (module, name) not in self.known:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}; only arrays are read")
         return self.known[module, name]
 
+    def load_bytearray8(self):
+        # the inherited one takes `length` bytes before it reads them
+        (length,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(length)))
+
+    def load_setitem(self):
+        self._check_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self):
+        self._check_keys(self.stack[::2])
+        super().load_setitems()
+
+    def load_dict(self):
+        self._check_keys(self.stack[::2])
+        super().load_dict()
+
+    def load_build(self):
+        if type(self.stack[-2]).__module__ != __name__:  # the stand-ins alone have a state to be set
+            raise pickle.UnpicklingError(f"it changes a {type(self.stack[-2]).__name__}")
+        super().load_build()
+
+    def _check_keys(self, keys):
+        for key in keys:
+            if type(key) not in (str, int, bytes):
+                raise pickle.UnpicklingError(f"it has a key of type {type(key).__name__}")
+
+    dispatch = {
+        code: load
+        for code, load in pickle._Unpickler.dispatch.items()
+        if bytes([code]) not in (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET)
+    } | {
+        pickle.BYTEARRAY8[0]: load_bytearray8,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.DICT[0]: load_dict,
+        pickle.BUILD[0]: load_build,
+    }
+
 
 def _read_pickle(path):
-    def arrays(value):
-        if isinstance(value, dict):
-            return {name: arrays(item) for name, item in value.items()}
-        return getattr(value, "value", value)
-
-    return arrays(_ArraysOnly(io.BytesIO(path.read_bytes())).load())
+    return _ArraysOnly(path.read_bytes()).load()
