@@ -103,3 +103,12 @@ class Detector:
         boxes, scores, labels, valid = map(np.asarray, found)
         boxes = original_boxes(boxes[valid], scales, size)
         return {"boxes": boxes, "scores": scores[valid], "labels": labels[valid]}
+
+
+def as_json(found, names):
+    """A detector's answer as [{"box": [x1, y1, x2, y2], "score", "label": name}], best first."""
+    columns = (found[name].tolist() for name in ("boxes", "scores", "labels"))
+    return [
+        {"box": box, "score": score, "label": names[label]}
+        for box, score, label in zip(*columns, strict=True)
+    ]

@@ -8,6 +8,7 @@ import tqdm
 
 import jaxdet
 from jaxdet.data.images import decode
+from jaxdet.detector import as_json
 from jaxdet.drawing import draw
 
 PICTURES = (
@@ -60,15 +61,6 @@ def predict_all(workdir, inputs, output=None, threshold=0.5):
         (output / "detections.json").write_text(json.dumps(results, indent=1) + "\n")
         written += [f"{len(results)} pictures and detections.json (boxes x1 y1 x2 y2 in pixels) in {output}"]
     return "\n".join(written), failed
-
-
-def as_json(found, names):
-    """A detector's answer as [{"box": [x1, y1, x2, y2], "score", "label": name}], best first."""
-    columns = (found[name].tolist() for name in ("boxes", "scores", "labels"))
-    return [
-        {"box": box, "score": score, "label": names[label]}
-        for box, score, label in zip(*columns, strict=True)
-    ]
 
 
 def find(inputs, output):

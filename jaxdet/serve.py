@@ -26,8 +26,8 @@ from starlette.routing import Route
 import jaxdet
 from jaxdet.batching import Batches, Full
 from jaxdet.data.images import FORMATS, decode
+from jaxdet.detector import as_json
 from jaxdet.drawing import draw
-from jaxdet.predict import as_json
 from jaxdet.serve_page import PAGE
 
 DRAWN = {"image/png": "PNG", "image/jpeg": "JPEG"}

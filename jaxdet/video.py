@@ -8,8 +8,8 @@ import av
 import numpy as np
 import tqdm
 
+from jaxdet.detector import as_json
 from jaxdet.drawing import draw
-from jaxdet.predict import as_json
 
 
 def predict_video(detector, path, output, threshold=0.5):
