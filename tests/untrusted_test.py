@@ -150,6 +150,7 @@ KEY = b"\x80\x02}K\x01" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(40)) + 
         b"\x80\x04\x95" + (2**30).to_bytes(8, "little") + b"}.",  # a frame
         pickle.dumps({"a": doubled()}),
         KEY,
+        b"\x80\x02ccollections\nOrderedDict\n]" + KEY[3:-4] + b"K\x01\x86a\x85R.",  # and of an OrderedDict
         pickle.dumps({"a": {1, 2}}),
         b"\x80\x02(X" + (2**14).to_bytes(4, "little") + b"a" * 2**14 + b"q\x00"  # one text, encoded again and again
         + b"c_codecs\nencode\nq\x01X\x06\x00\x00\x00latin1q\x02" + b"h\x01h\x00h\x02\x86R" * 500 + b"l.",

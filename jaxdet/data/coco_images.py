@@ -32,8 +32,8 @@ class Images(NamedTuple):
 def index_images(section, folder, path):
     """Looks every entry of the JSON's "images" up in the folder; no picture is decoded. Returns `Images`.
 
-    path: of the JSON, for messages. Raises ValueError for an entry that lacks a key or has a value of a wrong type, an id below 0 or twice, and where no picture
-    is usable.
+    path: of the JSON, for messages. Raises ValueError for an entry that lacks a key or has a value of a wrong type, an id
+    below 0 or twice, and where no picture is usable.
     """
     if not section:
         raise ValueError(f"{path}: images: the list is empty, so there is nothing to read")

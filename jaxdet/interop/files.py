@@ -114,7 +114,8 @@ def _stand_ins(size):
         return copied(text).encode("latin1")
 
     def ordered(pairs=()):
-        return dict(copied(pairs))
+        _check_keys([key for key, _ in copied(pairs)])
+        return dict(pairs)
 
     def from_buffer(buffer, kind, shape, order):
         return np.frombuffer(buffer, kind.dtype).reshape(shape, order=order)
@@ -159,26 +160,21 @@ class _ArraysOnly(pickle._Unpickler):
         self.append(bytearray(self.read(length)))
 
     def load_setitem(self):
-        self._check_keys(self.stack[-2:-1])
+        _check_keys(self.stack[-2:-1])
         super().load_setitem()
 
     def load_setitems(self):
-        self._check_keys(self.stack[::2])
+        _check_keys(self.stack[::2])
         super().load_setitems()
 
     def load_dict(self):
-        self._check_keys(self.stack[::2])
+        _check_keys(self.stack[::2])
         super().load_dict()
 
     def load_build(self):
         if type(self.stack[-2]).__module__ != __name__:  # the stand-ins alone have a state to be set
             raise pickle.UnpicklingError(f"it changes a {type(self.stack[-2]).__name__}")
         super().load_build()
-
-    def _check_keys(self, keys):
-        for key in keys:
-            if type(key) not in (str, int, bytes):
-                raise pickle.UnpicklingError(f"it has a key of type {type(key).__name__}")
 
     dispatch = {
         code: load
@@ -191,6 +187,12 @@ class _ArraysOnly(pickle._Unpickler):
         pickle.DICT[0]: load_dict,
         pickle.BUILD[0]: load_build,
     }
+
+
+def _check_keys(keys):
+    for key in keys:
+        if type(key) not in (str, int, bytes):
+            raise pickle.UnpicklingError(f"it has a key of type {type(key).__name__}")
 
 
 def _read_pickle(path):
