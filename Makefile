@@ -26,8 +26,8 @@ torture: $(READY)
 	JAXDET_CASES=10000 $(BIN)/python -m pytest tests/data/fuzz_test.py tests/untrusted_test.py
 	$(BIN)/python -m pytest -m slow tests/training/nonfinite_test.py tests/training/kill_test.py
 	rm -rf $(RUNS)/torture/kills
-	$(BIN)/python benchmarks/kills.py --kills 100 --workdir $(RUNS)/torture/kills
-	$(BIN)/python benchmarks/data_scale.py --workdir $(RUNS)/torture/scale
+	$(BIN)/python faults/kills.py --kills 100 --workdir $(RUNS)/torture/kills
+	$(BIN)/python faults/data_scale.py --workdir $(RUNS)/torture/scale
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxdet.command_line import define_cluster_flags, parse_flags
+from jaxdet.config.command_line import define_cluster_flags, parse_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, FILE[:ARGS].", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; an existing one is gone on with.")
@@ -14,7 +14,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main(_):
-    from jaxdet.mesh import leave_cluster
+    from jaxdet.runs.mesh import leave_cluster
     from jaxdet.training.loop import train  # after the flags: a misspelt one answers at once
 
     logging.set_verbosity(logging.ERROR)  # Orbax reports every file it touches

@@ -28,7 +28,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from jaxdet.evaluation import coco, run
+from jaxdet.evaluation import coco, stages
 from jaxdet.models.faster_rcnn import Detections, Stages
 
 ROWS = ("collect", "write", "evaluate", "coco_api", "recall")
@@ -98,9 +98,9 @@ def measure(row, images, detections, proposals):
     output = model_output(boxes, detections, proposals)
     if row == "collect":
         output = list(output)
-        work = lambda: run.collect(output, source)  # noqa: E731
+        work = lambda: stages.collect(output, source)  # noqa: E731
     else:
-        found, _, _ = run.collect(output, source)
+        found, _, _ = stages.collect(output, source)
         target = found["proposals" if row == "recall" else "roi"]
         del found
         work = {

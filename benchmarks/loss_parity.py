@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-from jaxdet import presets
+from jaxdet.config import presets
 from jaxdet.ops.losses import box_losses, rpn_losses
 
 GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "tests" / "golden" / "losses.npz"

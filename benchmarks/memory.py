@@ -16,11 +16,11 @@ import runpy
 
 import jax
 
-from jaxdet.mesh import device_mesh, replicated
 from jaxdet.models import FasterRCNN
+from jaxdet.runs.mesh import device_mesh, replicated
 from jaxdet.training.optimizer import optimizer
 from jaxdet.training.step import create_state, train_step
-from jaxdet.validation import compile_shapes, remat_options
+from jaxdet.training.validation import compile_shapes, remat_options
 
 MIB = 2**20
 

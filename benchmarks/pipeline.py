@@ -19,10 +19,10 @@ from absl import app, flags
 from ml_collections import config_flags
 from PIL import Image
 
-from jaxdet.command_line import parse_flags
+from jaxdet.config.command_line import parse_flags
 from jaxdet.data import pipeline
 from jaxdet.data.coco import CocoSource
-from jaxdet.data.synthetic import SyntheticPeople
+from jaxdet.data.synthetic.scenes import SyntheticPeople
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, FILE[:ARGS].", lock_config=True)
 PICTURES = flags.DEFINE_integer("pictures", 160, "How many to read in each round, at least.", lower_bound=1)

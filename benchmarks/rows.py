@@ -7,10 +7,10 @@ import numpy as np
 
 from benchmarks import inputs
 from configs import person
-from jaxdet.mesh import device_mesh, replicated
 from jaxdet.models import FasterRCNN
 from jaxdet.ops.nms import nms as suppress
 from jaxdet.ops.roi_align import pyramid_roi_align
+from jaxdet.runs.mesh import device_mesh, replicated
 from jaxdet.training.optimizer import optimizer
 from jaxdet.training.step import create_state, train_step
 

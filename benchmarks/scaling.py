@@ -53,8 +53,8 @@ def compile_step(config, mesh, batch_size, height, width):
     from jax.sharding import NamedSharding, PartitionSpec
 
     from jaxdet.data import pipeline
-    from jaxdet.mesh import replicated, state_sharding
     from jaxdet.models import FasterRCNN
+    from jaxdet.runs.mesh import replicated, state_sharding
     from jaxdet.training.optimizer import optimizer
     from jaxdet.training.step import create_state, train_step
 
@@ -96,8 +96,8 @@ def main():
     import jax
     from jax.experimental import topologies
 
-    from jaxdet.command_line import load_config
-    from jaxdet.mesh import device_mesh
+    from jaxdet.config.command_line import load_config
+    from jaxdet.runs.mesh import device_mesh
 
     config = load_config(options.config)
     if options.dtype:

@@ -26,10 +26,10 @@ import numpy as np
 from PIL import Image
 
 import jaxdet
-from jaxdet.batching import Batches, detect_together
-from jaxdet.data import synthetic
 from jaxdet.data.images import decode
-from jaxdet.export import difference
+from jaxdet.data.synthetic import scenes
+from jaxdet.inference.batching import Batches, detect_together
+from jaxdet.inference.export import difference
 
 ERRORS = {
     "no image": (400, "not_a_picture"),
@@ -48,7 +48,7 @@ def pictures(folder, count):
     for i in range(count):
         height, width = ((240, 320), (300, 200), (375, 500))[i % 3]
         buffer = io.BytesIO()
-        Image.fromarray(synthetic.draw_scene(0, i, height, width)[0]).save(buffer, "JPEG", quality=90)
+        Image.fromarray(scenes.draw_scene(0, i, height, width)[0]).save(buffer, "JPEG", quality=90)
         encoded.append(buffer.getvalue())
     return encoded
 

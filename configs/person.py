@@ -11,7 +11,7 @@ measured. detectron2's person box AP after this schedule is about 53.6, from an 
 
 from ml_collections import ConfigDict
 
-from jaxdet import presets
+from jaxdet.config import presets
 
 COCO = "data/coco"
 

@@ -3,7 +3,7 @@
 python eval.py --config configs/stored.py:runs/converted --workdir runs/converted
 """
 
-from jaxdet.detector import load_config
+from jaxdet.inference.detector import load_config
 
 
 def get_config(workdir):

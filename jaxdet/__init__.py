@@ -24,7 +24,7 @@ __all__ = ["Detector", "load"]
 def __getattr__(name):
     """`load` and `Detector` on first use, so that workers which only read pictures never import JAX."""
     if name in __all__:
-        from jaxdet import detector
+        from jaxdet.inference import detector
 
         return getattr(detector, name)
     raise AttributeError(f"module 'jaxdet' has no attribute {name!r}")

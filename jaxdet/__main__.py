@@ -5,7 +5,7 @@ import sys
 
 from absl import logging
 
-from jaxdet.command_line import load_config, override
+from jaxdet.config.command_line import load_config, override
 
 
 def main(arguments=None):
@@ -109,8 +109,8 @@ def main(arguments=None):
 
 
 def predict(options):
-    """Draws the detections of pictures and videos, and writes them as JSON; see jaxdet.predict."""
-    from jaxdet.predict import predict_all
+    """Draws the detections of pictures and videos, and writes them as JSON; see jaxdet.inference.predict."""
+    from jaxdet.inference.predict import predict_all
 
     written, failed = predict_all(options.workdir, options.inputs, options.output, options.threshold)
     print(written)
@@ -131,15 +131,15 @@ def convert(options):
 
 
 def export(options):
-    """The detector of a workdir as one file; see jaxdet.export."""
-    from jaxdet.export import export_run
+    """The detector of a workdir as one file; see jaxdet.inference.export."""
+    from jaxdet.inference.export import export_run
 
     print(export_run(options.workdir, options.output, options.parameters_beside))
 
 
 def serve(options):
-    """The detector of a workdir over HTTP, until it is told to end; see jaxdet.serve."""
-    from jaxdet.serve import serve as run
+    """The detector of a workdir over HTTP, until it is told to end; see jaxdet.inference.serve."""
+    from jaxdet.inference.serve import serve as run
 
     settings = {name: value for name, value in vars(options).items() if name != "run"}
     for name in ("batch_size", "max_bytes", "max_pixels", "max_requests", "body_seconds", "answer_seconds"):
@@ -149,8 +149,8 @@ def serve(options):
 
 
 def inspect(options):
-    """A page about the data of a config, and exit code 1, naming them, where some are broken; see jaxdet.inspection."""
-    from jaxdet import inspection
+    """A page about the data of a config, and exit code 1, naming them, where some are broken; see jaxdet.pages.inspect."""
+    from jaxdet.pages import inspect as inspection
 
     config = load_config(options.config)
     override(config, options.overrides)
@@ -159,9 +159,9 @@ def inspect(options):
 
 
 def report(options):
-    """A page about one run, or two side by side; see jaxdet.reporting."""
-    from jaxdet import reporting
-    from jaxdet.evaluation.report import Choice
+    """A page about one run, or two side by side; see jaxdet.pages.report."""
+    from jaxdet.pages import report as reporting
+    from jaxdet.pages.report_page import Choice
 
     choice = Choice(options.pictures, options.choose, options.seed)
     workdirs = options.workdir, options.compare

@@ -118,7 +118,7 @@ def test_the_installed_command_finds_the_neighbours_of_a_config(tmp_path):
     """From another folder, where only jaxdet itself is on the path."""
     (tmp_path / "jaxdet").symlink_to(tiny.ROOT / "jaxdet")
     program = (
-        "import sys; from jaxdet.command_line import load_config; before = list(sys.path)\n"
+        "import sys; from jaxdet.config.command_line import load_config; before = list(sys.path)\n"
         "print(load_config(sys.argv[1]).model.num_classes); assert sys.path == before"
     )
     done = subprocess.run(

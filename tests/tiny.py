@@ -18,9 +18,9 @@ from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from configs import person_small
-from jaxdet import mesh, validation
 from jaxdet.data import pipeline
-from jaxdet.training import loop
+from jaxdet.runs import mesh
+from jaxdet.training import loop, validation
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CATEGORIES = [{"id": 3, "name": "bicycle"}, {"id": 7, "name": "person"}, {"id": 20, "name": "dog"}]

@@ -19,7 +19,7 @@ from safetensors.numpy import save
 
 import jaxdet
 from jaxdet.data.tfds import TfdsSource
-from jaxdet.export import export_detector
+from jaxdet.inference.export import export_detector
 from jaxdet.interop.files import read
 from tests import tiny
 from tests.audit import nothing_executed

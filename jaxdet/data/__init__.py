@@ -12,5 +12,5 @@ A *source* is any object with
 
 and a *record* is a dict: image_id int, image uint8 [H, W, 3] (None where the file does not decode), boxes float32
 [n, 4] x1 y1 x2 y2 in pixels, labels int32 [n], crowd bool [n], area float32 [n]. The sources are `coco.CocoSource`,
-`tfds.TfdsSource` and `synthetic.SyntheticPeople`; `pipeline.open_source` chooses by the config.
+`tfds.TfdsSource` and `synthetic.scenes.SyntheticPeople`; `pipeline.open_source` chooses by the config.
 """

@@ -28,7 +28,7 @@ from absl import flags
 
 from jaxdet.data import transforms
 from jaxdet.data.coco import CocoSource
-from jaxdet.data.synthetic import SyntheticPeople
+from jaxdet.data.synthetic.scenes import SyntheticPeople
 from jaxdet.data.tfds import TfdsSource
 
 

@@ -2,10 +2,9 @@
 
 coco.py                the twelve numbers of the COCO API, the recall of proposals, the result format
 average_precision.py   matching and averaging behind them, on arrays
-run.py                 a model over a whole split, both stages judged
+stages.py              a model over a whole split, both stages judged
 errors.py              what kind of error each detection is, and what each kind costs
 curves.py              precision over recall, recall by size, calibration
-report.py              the page of all that; plots.py, gallery.py and templates/ are its parts
 
 Ground truth is COCO JSON, detections are COCO's result format; both may be loaded or a path to a file. Every image of
 the ground truth counts, also one without objects (its detections are false) and one without detections (its objects

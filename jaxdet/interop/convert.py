@@ -17,15 +17,15 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load_file, save_file
 
-from jaxdet import presets
-from jaxdet.checkpoint import Checkpoints
+from jaxdet.config import presets
 from jaxdet.data.tfds_layout import COCO_IDS, COCO_NAMES
-from jaxdet.detector import load_config, load_variables
+from jaxdet.inference.detector import load_config, load_variables
 from jaxdet.interop import detectron2, torchvision
 from jaxdet.interop.files import read
 from jaxdet.interop.layout import LEAVES, module_and_leaf, to_ours, to_torch
 from jaxdet.models import FasterRCNN
 from jaxdet.models.resnet import BLOCKS
+from jaxdet.runs.checkpoint import Checkpoints
 
 UNREAD = "unread.safetensors"  # what has no place here but belongs to the way back
 MEANINGLESS = "num_batches_tracked"

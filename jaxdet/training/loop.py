@@ -14,21 +14,27 @@ import time
 
 import jax
 
-from jaxdet.checkpoint import Checkpoints
-from jaxdet.config import check_config, compare_configs, write_config
+from jaxdet.config.checks import check_config, compare_configs, write_config
 from jaxdet.data import pipeline
 from jaxdet.data.coco import summary
-from jaxdet.evaluation.run import results_table
-from jaxdet.files import only_one, write_whole
-from jaxdet.mesh import device_mesh, is_first, put_batch, replicated, state_sharding, wait_for_all
+from jaxdet.evaluation.stages import results_table
 from jaxdet.models import FasterRCNN
+from jaxdet.runs.checkpoint import Checkpoints
+from jaxdet.runs.files import only_one, write_whole
+from jaxdet.runs.mesh import device_mesh, is_first, put_batch, replicated, state_sharding, wait_for_all
 from jaxdet.training.metrics import MetricsLog, Progress
 from jaxdet.training.nonfinite import Watch, culprits
 from jaxdet.training.optimizer import optimizer, peak_rate
 from jaxdet.training.preemption import PREEMPTED, Preemption
 from jaxdet.training.start import start_from
 from jaxdet.training.step import create_state, train_step
-from jaxdet.validation import Interrupted, Validation, check_categories, compile_shapes, remat_options
+from jaxdet.training.validation import (
+    Interrupted,
+    Validation,
+    check_categories,
+    compile_shapes,
+    remat_options,
+)
 
 
 def train(config, workdir):

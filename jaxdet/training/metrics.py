@@ -10,7 +10,7 @@ import time
 import tensorboardX
 import tqdm
 
-from jaxdet.files import write_whole
+from jaxdet.runs.files import write_whole
 
 
 class MetricsLog:

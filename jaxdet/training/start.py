@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxdet.config import flatten
-from jaxdet.detector import load_categories, load_config, load_variables
+from jaxdet.config.checks import flatten
+from jaxdet.inference.detector import load_categories, load_config, load_variables
 
 # What the numbers of a backbone depend on beside its parameters
 INPUT_KEYS = ("bgr", "pixel_mean", "pixel_std", "backbone.stride_in_1x1")

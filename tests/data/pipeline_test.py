@@ -196,7 +196,7 @@ KILLED = """
 import os, signal
 from configs import person
 from jaxdet.data.pipeline import TrainingBatches
-from jaxdet.data.synthetic import SyntheticPeople
+from jaxdet.data.synthetic.scenes import SyntheticPeople
 
 batches = TrainingBatches(SyntheticPeople(2, 0, 64, 96), person.get_config().data.train, 0, 2, 8)
 reader = batches.read(0, 1000, 1)

@@ -12,14 +12,15 @@ from safetensors.numpy import load_file, save_file
 
 import jaxdet
 from configs import person, person_rpn, person_small
-from jaxdet import __main__, presets
+from jaxdet import __main__
+from jaxdet.config import presets
 from jaxdet.data.coco import choose_categories
 from jaxdet.data.tfds_layout import COCO_IDS, COCO_NAMES
-from jaxdet.detector import load_config, load_variables
+from jaxdet.inference.detector import load_config, load_variables
 from jaxdet.interop import detectron2, files, layout
 from jaxdet.interop.convert import convert, export
 from jaxdet.training import loop
-from jaxdet.validation import evaluate_run
+from jaxdet.training.validation import evaluate_run
 from tests import tiny
 from tests.models.reference import Reference
 

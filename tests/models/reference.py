@@ -8,7 +8,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from configs import person
-from jaxdet import presets
+from jaxdet.config import presets
 from jaxdet.interop import convert, detectron2, torchvision
 from jaxdet.models import FasterRCNN
 from jaxdet.models.faster_rcnn import merge_variables

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from jaxdet.models.faster_rcnn import frozen_parameters
 from jaxdet.models.layers import NORMS
 from jaxdet.models.resnet import ResNet
-from jaxdet.validation import remat_options
+from jaxdet.training.validation import remat_options
 from tests.models import tiny
 
 # Parameters of the published classifiers (18: 11,689,512, ..), less their last dense layer

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks.lose_processes import Processes
+from faults.lose_processes import Processes
 from tests import tiny
 
 pytestmark = pytest.mark.slow

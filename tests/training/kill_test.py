@@ -40,7 +40,7 @@ def test_a_killed_run_ends_as_the_undisturbed_one(tiny_run, tiny_data, tmp_path)
 @pytest.mark.slow
 def test_five_random_kills(tiny_data, tmp_path):
     """The script that does it for any config."""
-    script = [sys.executable, "benchmarks/kill_and_resume.py", f"--config=tests/tiny.py:{tiny_data}"]
+    script = [sys.executable, "faults/kill_and_resume.py", f"--config=tests/tiny.py:{tiny_data}"]
     options = [f"--workdir={tmp_path / 'runs'}", "--kills=5", "--config.train.steps=30"]
     options += ["--config.train.checkpoint_every=4", "--config.train.evaluate_every=10"]
     done = subprocess.run(

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdet.checkpoint import Checkpoints
+from jaxdet.runs.checkpoint import Checkpoints
 from jaxdet.training import loop
 from tests import tiny
 

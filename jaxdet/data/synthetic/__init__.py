@@ -1,0 +1,1 @@
+"""Drawn street scenes: the embedded data set."""

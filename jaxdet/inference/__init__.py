@@ -1,0 +1,1 @@
+"""What a trained detector does for people: predictions, videos, exported files, a service."""

@@ -1,0 +1,114 @@
+"""A trained detector in three lines: `jaxdet.load`."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+
+from jaxdet.config.checks import load_config
+from jaxdet.data import transforms
+from jaxdet.evaluation.stages import original_boxes, rpn_categories
+from jaxdet.models import FasterRCNN
+from jaxdet.models.faster_rcnn import merge_variables
+from jaxdet.runs.checkpoint import Checkpoints
+
+
+def load(directory, step=None):
+    """The detector of a workdir: its best checkpoint by AP (the newest where none was evaluated), or that of `step`.
+
+    Raises FileNotFoundError, saying what is missing, where the folder holds no run; ValueError where its files are damaged or
+    contradict each other.
+    """
+    directory = pathlib.Path(directory)
+    config = load_config(directory)
+    categories = load_categories(directory)
+    if len(categories) != config.model.num_classes:
+        raise ValueError(
+            f"{directory / 'categories.json'} names {len(categories)} categories, but model.num_classes in config.json is "
+            f"{config.model.num_classes}"
+        )
+    if config.model.roi_head is None:
+        categories = rpn_categories(categories)
+    return Detector(config, load_variables(directory, step), categories)
+
+
+def load_categories(directory):
+    """Categories of a workdir's training as [{"id", "name"}], in the order of the labels. Raises as load_config."""
+    path = pathlib.Path(directory) / "categories.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{directory} holds no run: there is no {path}; train.py --workdir makes one")
+    try:
+        return [{"id": int(c["id"]), "name": str(c["name"])} for c in json.loads(path.read_text())]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no list of categories: {error}") from None
+
+
+def load_variables(directory, step=None):
+    """What `model.apply` takes, from a checkpoint of a workdir; averaged parameters where the run has them."""
+    if not (pathlib.Path(directory) / "checkpoints").is_dir():
+        raise FileNotFoundError(f"{directory} holds no checkpoints; train.py --workdir writes them")
+    checkpoints = Checkpoints(directory, read_only=True)
+    step = checkpoints.best_step() if step is None else step
+    if step is None:
+        raise FileNotFoundError(f"{directory}/checkpoints holds no finished checkpoint yet")
+    state = checkpoints.restore_arrays(step)
+    checkpoints.close()
+    trainable = state.get("average") or state["trainable"]
+    return merge_variables(trainable, state.get("frozen"), state.get("constants"), state.get("batch_stats"))
+
+
+def check_detects(variables):
+    """Raises ValueError where `variables` are those of a converted backbone alone."""
+    if "pyramid" not in variables["params"]:
+        raise ValueError("a backbone alone detects nothing; start a training from it with config.init_from")
+
+
+class Detector:
+    """`detector(image)` -> detections. `categories`, in the order of the labels, are those of the data set."""
+
+    def __init__(self, config, variables, categories):
+        check_detects(variables)
+        self.config, self.variables, self.categories = config, variables, tuple(categories)
+        self.model = model = FasterRCNN(**config.model)
+        # compiles once for landscape and once for portrait pictures
+        self.detect = jax.jit(lambda variables, *image: model.apply(variables, *image, method="detect"))
+        split = config.data.val
+        self.short_side, self.longest_side = max(split.short_sides), split.longest_side
+        self.resizing = split.resizing
+
+    def __call__(self, image):
+        """Detections of one picture, best first.
+
+        image: uint8 [H, W, 3], RGB. Returns {"boxes": float32 [n, 4] x1 y1 x2 y2 in pixels of the picture, "scores":
+        float32 [n], "labels": int32 [n]}, those above `config.model.test.score_threshold`. Raises ValueError for any
+        other array.
+        """
+        image = np.asarray(image)
+        padded, size, scales = self.prepare(image)
+        found = self.detect(self.variables, padded[None], np.array([size], np.int32))
+        return self.finish((part[0] for part in found), scales, image.shape[:2])
+
+    def prepare(self, image):
+        """What the network sees of one picture: [H, W, 3] padded, its size before padding, its scales. Raises as a call."""
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise ValueError(f"a picture is uint8 [H, W, 3] in RGB, not {image.dtype} {list(image.shape)}")
+        size = transforms.resized_size(image.shape[:2], self.short_side, self.longest_side, self.resizing)
+        resized, _, scales = transforms.resize(image, np.zeros((0, 4), np.float32), size, self.resizing)
+        landscape, portrait = transforms.padded_shapes(self.short_side, self.longest_side)
+        return transforms.pad(resized, landscape if size[0] <= size[1] else portrait), size, scales
+
+    def finish(self, found, scales, size):
+        """What a call returns, of the Detections of one picture with its scales and its size (height, width)."""
+        boxes, scores, labels, valid = map(np.asarray, found)
+        boxes = original_boxes(boxes[valid], scales, size)
+        return {"boxes": boxes, "scores": scores[valid], "labels": labels[valid]}
+
+
+def as_json(found, names):
+    """A detector's answer as [{"box": [x1, y1, x2, y2], "score", "label": name}], best first."""
+    columns = (found[name].tolist() for name in ("boxes", "scores", "labels"))
+    return [
+        {"box": box, "score": score, "label": names[label]}
+        for box, score, label in zip(*columns, strict=True)
+    ]

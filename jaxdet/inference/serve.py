@@ -1,0 +1,327 @@
+"""A detector as a small HTTP service: POST a picture, get its detections.
+
+Pictures are decoded in a few threads and detected in one (jaxdet.inference.batching). What the service may take is limited in bytes,
+pixels, number and time, each with a status and a JSON error of its own; bodies stay in memory, and no file is read or written.
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import functools
+import io
+import signal
+import socket
+import time
+
+import prometheus_client
+import uvicorn
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+import jaxdet
+from jaxdet.data.images import FORMATS, decode
+from jaxdet.inference.batching import Batches, Full
+from jaxdet.inference.detector import as_json
+from jaxdet.inference.drawing import draw
+from jaxdet.inference.serve_page import PAGE
+
+DRAWN = {"image/png": "PNG", "image/jpeg": "JPEG"}
+DECODERS = 2  # pictures in memory at full size at a time
+
+
+class Refused(Exception):
+    """An answer other than detections: HTTP status, a word for programs, a sentence for people."""
+
+    def __init__(self, status, error, message):
+        self.status, self.error, self.message = status, error, message
+
+
+def serve(workdir, host="127.0.0.1", port=8000, batch_size=4, **limits):
+    """Serves the detector of a workdir until SIGINT or SIGTERM, then answers what was accepted and returns.
+
+    limits: those of `application`. Raises FileNotFoundError where there is no run, OSError where the port is not free,
+    ValueError where it is none, or as `application`.
+    """
+    if not 0 <= port < 65536:
+        raise ValueError(f"--port is {port}; ports are 0 to 65535")
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    with listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))  # before the minutes of compilation; nobody is let in yet
+        detector = jaxdet.load(workdir)
+        app = application(detector, batch_size, **limits)
+        shown = f"[{host}]" if ":" in host else host
+        print(f"compiled {app.state.batches.start()} shapes", flush=True)
+        # longer than clients keep idle connections: else one closes under a request that is just being sent
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            lifespan="on",
+            http="h11",  # whose heads are bounded
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=app.state.seconds,
+        )
+        server = uvicorn.Server(config)
+        listener.listen(1024)
+        print(f"{workdir} on http://{shown}:{listener.getsockname()[1]}", flush=True)
+        for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again when it is done
+            signal.signal(number, lambda *_: None)
+        server.run(sockets=[listener])
+
+
+def application(
+    detector,
+    batch_size=4,
+    max_bytes=20_000_000,
+    max_pixels=50_000_000,
+    max_requests=64,
+    body_seconds=10.0,
+    answer_seconds=30.0,
+):
+    """The ASGI application; `app.state.batches.start()` before its first request.
+
+    max_bytes: of a body. max_pixels: that a picture may declare. max_requests: that are taken at a time, all else is
+    answered 503. body_seconds: for a body to arrive. answer_seconds: from there to the answer. `app.state.seconds` is what a
+    request takes at most.
+
+    Raises ValueError where max_pixels is above `PIL.Image.MAX_IMAGE_PIXELS`, which would be refused all the same.
+    """
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(
+            f"--max-pixels is {max_pixels}; pictures of more than {Image.MAX_IMAGE_PIXELS} are not decoded"
+        )
+    registry = prometheus_client.CollectorRegistry()
+    answers = prometheus_client.Counter(
+        "jaxdet_answers", "Answers to pictures, by HTTP status.", ["status"], registry=registry
+    )
+    seconds = prometheus_client.Histogram(
+        "jaxdet_answer_seconds", "From a request's head to its answer.", registry=registry
+    )
+    batches_seen = prometheus_client.Histogram(
+        "jaxdet_batch_pictures", "Pictures in a batch.", buckets=(1, 2, 4, 8, 16, 32), registry=registry
+    )
+    taken = prometheus_client.Gauge("jaxdet_requests", "Requests being worked on.", registry=registry)
+    batches = Batches(detector, batch_size, max_requests, batches_seen.observe)
+    pool = concurrent.futures.ThreadPoolExecutor(DECODERS, "decoder")
+    names = [category["name"] for category in detector.categories]
+    in_work = 0
+
+    async def in_pool(function, *arguments):
+        return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
+
+    def submit(body):
+        """In one step, so that no more than DECODERS pictures are held at full size."""
+        image = picture(body, max_pixels)
+        return image.shape[:2], batches.submit(image)
+
+    async def detections(body):
+        try:
+            size, found = await in_pool(submit, body)
+        except Full:
+            raise busy() from None
+        return size, await asyncio.wrap_future(found)
+
+    async def answer(request):
+        kind, threshold = wanted(request)
+        check_type(request)
+        body = await read(request, max_bytes, body_seconds)
+        request.state.whole = True
+        try:
+            async with asyncio.timeout(answer_seconds):
+                (height, width), found = await detections(body)
+                if kind in DRAWN:
+                    drawn = await in_pool(
+                        drawing, body, found, names, 0.5 if threshold is None else threshold, kind
+                    )
+                    return Response(drawn, media_type=kind)
+        except TimeoutError:
+            raise Refused(504, "too_slow", f"no answer within {answer_seconds:g} s") from None
+        rows = [row for row in as_json(found, names) if row["score"] >= (threshold or 0)]
+        return JSONResponse({"width": width, "height": height, "detections": rows})
+
+    async def counted(request):
+        nonlocal in_work
+        if in_work >= max_requests:
+            raise busy()
+        in_work += 1
+        taken.set(in_work)
+        try:
+            return await answer(request)
+        finally:
+            in_work -= 1
+            taken.set(in_work)
+
+    async def detect(request):
+        started = time.perf_counter()
+        try:
+            response = await counted(request)
+        except Refused as refusal:
+            headers = {}
+            if not getattr(request.state, "whole", False):
+                # what is left of the body would be taken for the next request
+                headers["Connection"] = "close"
+                if refusal.status != 408:
+                    await drain(request, 4 * max_bytes)
+            response = problem(refusal.status, refusal.error, refusal.message, headers)
+        except ClientDisconnect:
+            response = problem(400, "gone", "the body was not sent to its end")
+        except Exception as error:
+            response = problem(500, "failed", f"{type(error).__name__} in the detector; the log has more")
+            uvicorn.config.logger.exception("a picture failed", exc_info=error)
+        answers.labels(response.status_code).inc()
+        seconds.observe(time.perf_counter() - started)
+        return response
+
+    def health(request):
+        alive = batches.thread.is_alive()
+        return JSONResponse({"status": "ok" if alive else "stopped"}, 200 if alive else 503)
+
+    def metrics(request):
+        return Response(prometheus_client.generate_latest(registry), media_type="text/plain; version=0.0.4")
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app):
+        yield
+        await asyncio.to_thread(batches.close)
+        pool.shutdown()
+
+    app = Starlette(
+        routes=[
+            Route("/", lambda request: HTMLResponse(PAGE)),
+            Route("/detect", detect, methods=["POST"]),
+            Route("/health", health),
+            Route("/metrics", metrics),
+        ],
+        lifespan=lifespan,
+        exception_handlers={HTTPException: http_problem},
+    )
+    app.state.batches = batches
+    app.state.seconds = body_seconds + answer_seconds + 2  # a refusal reads on for a second
+    return app
+
+
+def problem(status, error, message, headers=None):
+    """An error as JSON."""
+    headers = dict(headers or {}) | ({"Retry-After": "1"} if status == 503 else {})
+    return JSONResponse({"error": error, "message": message}, status, headers)
+
+
+def http_problem(request, error):
+    """Starlette's own 404 and 405 as JSON too."""
+    words = {404: "not_found", 405: "wrong_method"}
+    message = f"{error.detail}: POST a picture to /detect, or GET /, /health or /metrics"
+    return problem(error.status_code, words.get(error.status_code, "refused"), message, error.headers)
+
+
+def busy():
+    return Refused(503, "busy", "too many pictures are waiting; try again")
+
+
+def wanted(request):
+    """(media type of the answer, threshold or None) by the query, `answer` and `threshold`, or the Accept header."""
+    threshold = request.query_params.get("threshold")
+    try:
+        threshold = None if threshold is None else float(threshold)
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError
+    except ValueError:
+        raise Refused(400, "bad_query", "threshold is a number from 0 to 1") from None
+    kinds = {"json": "application/json", "png": "image/png", "jpeg": "image/jpeg"}
+    if answer := request.query_params.get("answer"):
+        if answer not in kinds:
+            raise Refused(400, "bad_query", f"answer is one of {', '.join(kinds)}")
+        return kinds[answer], threshold
+    accepted = [part.partition(";")[0].strip() for part in request.headers.get("accept", "*/*").split(",")]
+    for kind in accepted:
+        for ours in kinds.values():
+            if kind in (ours, "*/*", ours.partition("/")[0] + "/*"):
+                return ours, threshold
+    raise Refused(406, "not_acceptable", f"answers are {', '.join(kinds.values())}")
+
+
+def check_type(request):
+    """Raises Refused where the body's type is not one that holds a picture."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not (kind.startswith("image/") or kind in ("application/octet-stream", "multipart/form-data")):
+        message = f"Content-Type is {kind or 'missing'}; send image/jpeg or another image type, or multipart/form-data"
+        raise Refused(415, "wrong_type", message)
+
+
+async def read(request, max_bytes, body_seconds):
+    """The picture's bytes: the body, or of a multipart form its first file."""
+    too_large = Refused(413, "too_large", f"a body may have {max_bytes} bytes")
+    length = request.headers.get("content-length", "0")
+    if length.isdigit() and int(length) > max_bytes:
+        raise too_large
+
+    async def chunks():
+        received = 0
+        async for chunk in request.stream():
+            received += len(chunk)
+            if received > max_bytes:
+                raise too_large
+            yield chunk
+
+    try:
+        async with asyncio.timeout(body_seconds):
+            if not request.headers["content-type"].lower().startswith("multipart/"):
+                return b"".join([chunk async for chunk in chunks()])
+            parser = MultiPartParser(request.headers, chunks(), max_files=1, max_fields=16)
+            parser.spool_max_size = max_bytes + 1  # never to disk
+            form = await parser.parse()
+    except TimeoutError:
+        raise Refused(408, "slow_body", f"the body did not arrive within {body_seconds:g} s") from None
+    except (MultiPartException, KeyError) as error:
+        raise Refused(400, "bad_form", f"no multipart form that can be read: {error}") from None
+    try:
+        files = [value for _, value in form.multi_items() if not isinstance(value, str)]
+        if not files:
+            raise Refused(400, "bad_form", "the form holds no file")
+        return await files[0].read()
+    finally:
+        await form.close()
+
+
+async def drain(request, most):
+    """Takes in what is still being sent, for a second: a client that is cut off in the middle never reads why."""
+    if request.headers.get("expect"):  # it asked before sending
+        return
+    received = 0
+    with contextlib.suppress(TimeoutError, ClientDisconnect, RuntimeError):  # the last: all of it was read
+        async with asyncio.timeout(1):
+            async for chunk in request.stream():
+                received += len(chunk)
+                if received > most:
+                    return
+
+
+def picture(body, max_pixels):
+    """Decodes a body. Raises Refused where it is no picture, of too many pixels, or damaged."""
+    many = functools.partial(Refused, 422, "too_many_pixels")
+    try:
+        with Image.open(io.BytesIO(body), formats=FORMATS) as image:
+            width, height = image.size
+    except Image.DecompressionBombError:
+        raise many(f"a picture may have {max_pixels} pixels") from None
+    except Exception:  # the decoders raise a dozen types on corrupt bytes
+        raise Refused(400, "not_a_picture", "the body is no picture in a known format") from None
+    if width * height > max_pixels:
+        raise many(f"the picture says it has {width} x {height} pixels; it may have {max_pixels}")
+    try:
+        return decode(body)
+    except ValueError as error:
+        raise Refused(400, "damaged_picture", str(error)) from None
+
+
+def drawing(body, found, names, threshold, kind):
+    """The encoded picture with its detections."""
+    drawn = draw(decode(body), *(found[n] for n in ("boxes", "scores", "labels")), names, threshold=threshold)
+    buffer = io.BytesIO()
+    drawn.save(buffer, DRAWN[kind])
+    return buffer.getvalue()

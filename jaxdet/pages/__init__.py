@@ -1,0 +1,1 @@
+"""Pages to open in a browser: a report on a run, a look at a data set."""

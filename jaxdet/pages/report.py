@@ -1,0 +1,111 @@
+"""Runs trained models over the validation split and hands what they found to the report."""
+
+import os
+import pathlib
+
+from jaxdet.config.command_line import override
+from jaxdet.evaluation.stages import as_objects
+from jaxdet.inference.detector import load_categories, load_config
+from jaxdet.pages import gallery, report_page
+from jaxdet.pages.anchors import anchor_statistics
+from jaxdet.pages.page import check_folder
+from jaxdet.runs.checkpoint import Checkpoints
+from jaxdet.training.validation import evaluate_split
+
+# What of config.data.val says which pictures there are; the rest says how a model wants them
+SPLIT = (
+    "source", "images", "annotations", "directory", "split", "scenes", "scenes_seed", "scenes_height",
+    "scenes_width", "limit", "keep_empty",
+)  # fmt: skip
+
+
+def write_report(workdir, other=None, output=None, overrides=(), choice=report_page.Choice()):  # noqa: B008
+    """Evaluates the best checkpoint of a workdir, and of another one on the same pictures, and writes the report.
+
+    The data are those of W/config.json with `overrides` (`--config.KEY=VALUE`). output: folder, W/report where none is given.
+    Returns the path of its index.html. Raises ValueError or FileNotFoundError where workdirs and data do not go together, and,
+    before anything is evaluated, for a choice or a folder that cannot be.
+    """
+    gallery.check_choice(*choice)
+    config = load_config(workdir)
+    override(config, overrides)
+    configs = {str(workdir): config}
+    if other is not None:
+        if str(other) in configs:
+            raise ValueError(f"{other} beside itself shows nothing; name another workdir")
+        configs[str(other)] = second = load_config(other)
+        second.data.val.update({key: config.data.val[key] for key in SPLIT})
+        second.data.categories = config.data.categories
+        _check_comparable(configs)
+    output = check_folder(output or pathlib.Path(workdir) / "report", "report.json")
+    runs = []
+    for name, its_config in configs.items():
+        try:
+            source, validation, results = evaluate_split(its_config, name)
+        except FileNotFoundError as error:
+            if pathlib.Path(name, "categories.json").exists() and _lacks_data(its_config):
+                raise FileNotFoundError(f"{error}\n{_where(name)}") from error
+            raise
+        print(f"{name}: AP {results.get('roi', results['rpn'])['AP']:.3f} on {len(source)} pictures")
+        truth, found = source.ground_truth(), validation.found
+        if "roi" not in found:
+            truth = as_objects(truth)
+        detections = found.get("roi", found["rpn"])
+        runs.append(
+            report_page.Run(name, results, truth, detections, found["proposals"], report_page.read_log(name))
+        )
+    places = {int(image_id): i for i, image_id in enumerate(source.image_ids)}
+    return report_page.write(
+        output,
+        runs,
+        lambda image_id: source[places[image_id]]["image"],
+        anchor_statistics(config, source, config.data.val),
+        facts=_facts(config, workdir, len(source), runs[0].truth),
+        choice=choice,
+    )
+
+
+def _check_comparable(configs):
+    """Raises ValueError where two runs, {workdir: config}, do not tell the same categories apart."""
+    (first, one), (second, other) = configs.items()
+    names, others = ([category["name"] for category in load_categories(workdir)] for workdir in configs)
+    if names != others:
+        raise ValueError(
+            f"{first} and {second} detect different categories: {', '.join(names)}; {', '.join(others)}. "
+            "Make a report of each"
+        )
+    if len(names) > 1 and (one.model.roi_head is None) != (other.model.roi_head is None):
+        alone = first if one.model.roi_head is None else second
+        raise ValueError(
+            f"of {first} and {second}, {alone} has no RoI head (config.model.roi_head is None) and tells none of "
+            f"{', '.join(names)} apart. Make a report of each"
+        )
+
+
+def _lacks_data(config):
+    split = config.data.val
+    needed = {"coco": (split.images, split.annotations), "tfds": (split.directory,)}
+    return not all(map(os.path.exists, needed.get(split.source, ())))
+
+
+def _where(name):
+    return (
+        f"The pictures are looked for where {name}/config.json says. Run from the folder that training ran in, or name "
+        "them: --config.data.val.images=DIR --config.data.val.annotations=FILE (data.val.directory for TFDS)"
+    )
+
+
+def _facts(config, workdir, pictures, truth):
+    boxes = sum(not row["iscrowd"] for row in truth["annotations"])
+    split = config.data.val
+    checkpoints = Checkpoints(workdir, read_only=True)
+    step = checkpoints.best_step()
+    checkpoints.close()
+    names = ", ".join(category["name"] for category in truth["categories"][:4])
+    more = len(truth["categories"]) - 4
+    return (
+        f"{pictures} pictures with {boxes} boxes of {names}" + (f" and {more} more" if more > 0 else ""),
+        {"coco": str(split.annotations), "tfds": str(split.directory)}.get(split.source, "drawn scenes"),
+        f"ResNet-{config.model.backbone.depth}, short side {max(split.short_sides)}",
+        f"checkpoint of step {step}",
+    )

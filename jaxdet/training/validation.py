@@ -1,0 +1,222 @@
+"""A model over the validation split, during training and after: losses, COCO numbers, detections."""
+
+import functools
+import json
+import pathlib
+import time
+
+import jax
+import numpy as np
+
+from jaxdet.config.checks import check_config, check_same_model
+from jaxdet.data import pipeline
+from jaxdet.data.coco import summary
+from jaxdet.evaluation import stages as evaluation
+from jaxdet.inference import drawing
+from jaxdet.inference.detector import check_detects, load_categories, load_config, load_variables
+from jaxdet.models import FasterRCNN
+from jaxdet.runs.files import write_whole
+from jaxdet.runs.mesh import device_mesh, is_first, put_batch, replicated, wait_for_all
+
+
+def evaluate_run(config, workdir, pictures=0):
+    """Evaluates the best checkpoint of a workdir over the whole of `config.data.val`.
+
+    Prints the table, writes W/eval.json, W/detections.json (COCO results, the data set's ids) and, with `pictures`,
+    so many of the split's pictures with ground truth and detections drawn into W/pictures/. Returns the dict of
+    eval.json. Raises ValueError or FileNotFoundError where config, data and workdir do not go together.
+    """
+    workdir = pathlib.Path(workdir)
+    source, validation, results = evaluate_split(config, workdir)
+    wait_for_all("evaluated")
+    if not is_first():
+        return results
+    print(evaluation.results_table(results))
+    print(f"compiled {len(validation.compiled)} shapes for evaluation")
+    detections = validation.found.get("roi", validation.found["rpn"])
+    write_whole(workdir / "eval.json", json.dumps(results, indent=2) + "\n")
+    write_whole(workdir / "detections.json", json.dumps(detections) + "\n")
+    print(f"numbers in {workdir / 'eval.json'}, detections in {workdir / 'detections.json'}")
+    if pictures:
+        with_head = "roi" in validation.found
+        categories = source.categories if with_head else evaluation.rpn_categories(source.categories)
+        print(f"pictures in {draw_pictures(workdir / 'pictures', source, detections, categories, pictures)}")
+    return results
+
+
+def evaluate_split(config, workdir):
+    """The best checkpoint of a workdir over `config.data.val`: the source, its Validation (with `.found`), the results.
+
+    Raises ValueError or FileNotFoundError where config, data and workdir do not go together.
+    """
+    check_config(config)
+    check_same_model(load_config(workdir), config, workdir)
+    source = pipeline.open_source(config.data.val, config.data.categories or None)
+    print(f"val: {summary(source)}")
+    check_categories(config, source, load_categories(workdir))
+    mesh = device_mesh()
+    variables = load_variables(workdir)
+    check_detects(variables)
+    variables = jax.device_put(variables, replicated(mesh))
+    validation = Validation(config, FasterRCNN(**config.model), source, pipeline.max_boxes(source), mesh)
+    results, _ = validation(variables)
+    return source, validation, results
+
+
+def draw_pictures(folder, source, detections, categories, count):
+    """Draws the first `count` pictures of a source, ground truth dashed, and a contact sheet of them; returns its path.
+
+    categories: those that the detections are of; a single one is not named. Small pictures are enlarged, so that scores
+    hide less of them.
+    """
+    folder.mkdir(exist_ok=True)
+    names = [category["name"] for category in categories] if len(categories) > 1 else None
+    labels = {category["id"]: label for label, category in enumerate(categories)}
+    found = {}
+    for row in detections:
+        found.setdefault(row["image_id"], []).append(row)
+    drawn = []
+    for record in (source[i] for i in range(min(count, len(source)))):
+        if record["image"] is None:
+            continue
+        rows = found.get(record["image_id"], [])
+        boxes = np.array([row["bbox"] for row in rows], float).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        times = -(-480 // max(record["image"].shape))
+        picture = drawing.draw(
+            record["image"].repeat(times, axis=0).repeat(times, axis=1),
+            times * boxes,
+            np.array([row["score"] for row in rows]),
+            np.array([labels[row["category_id"]] for row in rows], int),
+            names,
+            times * record["boxes"][~record["crowd"]],
+        )
+        picture.save(folder / f"{record['image_id']:012d}.png")
+        drawn.append(picture)
+    if drawn:
+        drawing.contact_sheet(drawn, columns=4).save(folder / "all.png")
+    return folder / "all.png"
+
+
+class Interrupted(Exception):
+    """An evaluation was told to end before it was through."""
+
+
+class Validation:
+    """Losses and COCO numbers over the whole validation split; compiled once a shape, on first use.
+
+    Called with variables and `interrupted()`, asked before each batch: where it says yes, Interrupted is raised.
+    """
+
+    def __init__(self, config, model, source, boxes, mesh):
+        size = config.evaluation.batch_size
+        size = -(-size // mesh.size) * mesh.size
+        self.batches = pipeline.EvaluationBatches(source, config.data.val, size, boxes)
+        self.config, self.model, self.source, self.boxes, self.mesh = config, model, source, boxes, mesh
+        self.compiled = {}
+
+    def __call__(self, variables, interrupted=lambda: False):
+        if not self.compiled:
+            evaluate = functools.partial(self.model.apply, method="evaluate")
+            key = jax.random.key(self.config.seed)
+            self.compiled = compile_shapes(
+                "evaluation",
+                lambda variables, batch: (
+                    *evaluate(variables, batch, key),
+                    batch["image_sizes"],
+                    batch["scales"],
+                ),
+                variables,
+                self.batches.shapes,
+                self.batches.batch_size,
+                self.boxes,
+                self.config.data.val.resizing,
+                self.mesh,
+                replicated(self.mesh),  # every process then has what all of them found
+            )
+        losses = []
+
+        def stages_of(read):
+            for image_ids, batch in zip(self.batches.image_ids(), read, strict=True):
+                if interrupted():
+                    raise Interrupted
+                arrays = put_batch(batch, self.mesh)
+                stages, part, sizes, scales = self.compiled[batch["images"].shape[1:3]](variables, arrays)
+                rows = {
+                    "image_ids": image_ids,
+                    "image_sizes": np.asarray(sizes),
+                    "scales": np.asarray(scales),
+                }
+                losses.append((np.count_nonzero(rows["image_sizes"][:, 0]), part))
+                yield rows, stages
+
+        read = self.batches.read(self.config.data.workers, jax.process_index(), jax.process_count())
+        try:
+            found, seen, unreadable = evaluation.collect(stages_of(read), self.source)
+        finally:
+            read.close()
+        if unreadable:
+            print(f"{len(unreadable)} pictures do not decode: image ids {unreadable[:10]}")
+        images = max(sum(count for count, _ in losses), 1)
+        means = {
+            name: sum(count * float(part[name]) for count, part in losses) / images for name in losses[0][1]
+        }
+        self.found = found
+        return evaluation.summarize(self.source, found, seen), means | {"loss": sum(means.values())}
+
+
+def compile_shapes(
+    purpose, function, first, shapes, batch_size, boxes, resizing, mesh, out_shardings, options=None
+):
+    """One executable a batch shape: {(H, W): compiled(first, batch)}. They can never compile again.
+
+    options: of the compiler, see remat_options.
+    """
+    compiled, local = {}, batch_size // jax.process_count()
+    for shape in shapes:
+        started = time.perf_counter()
+        example = put_batch(pipeline.empty_batch(local, shape, boxes, resizing), mesh)
+        donate = (0,) if purpose == "training" else ()
+        jitted = jax.jit(function, donate_argnums=donate, out_shardings=out_shardings)
+        with jax.set_mesh(mesh):
+            compiled[shape] = jitted.lower(first, example).compile(options)
+        print(f"compiled {purpose} for {shape[0]}x{shape[1]} in {time.perf_counter() - started:.1f} s")
+    return compiled
+
+
+def remat_options(config):
+    """Compiler options for a training with `model.backbone.remat`: XLA's CPU compiler would undo it otherwise."""
+    if jax.default_backend() == "cpu" and config.model.backbone.get("remat"):
+        return {"xla_disable_hlo_passes": "cse_barrier_expander"}
+    return None
+
+
+def check_categories(config, source, trained):
+    """Raises ValueError unless a source has the categories of the training, in its order, and the model as many classes.
+
+    trained: those of the training's source; label i stands for the i-th of them.
+    """
+    check_class_count(config, source)
+    check_same_categories(source, trained)
+
+
+def check_class_count(config, source):
+    """Raises ValueError unless the model has as many classes as a source has categories."""
+    if len(source.categories) != config.model.num_classes:
+        names = ", ".join(category["name"] for category in source.categories)
+        raise ValueError(
+            f"model.num_classes is {config.model.num_classes}, but config.data.categories choose "
+            f"{len(source.categories)} categories ({names})"
+        )
+
+
+def check_same_categories(source, trained):
+    """Raises ValueError unless a source has the categories of the training, in its order."""
+    here, there = (
+        [category["name"] for category in categories] for categories in (source.categories, trained)
+    )
+    if here != there:
+        raise ValueError(
+            f"the categories by rising id are {', '.join(here)}, in training {', '.join(there)}: the labels would mean "
+            "something else; number them alike, or choose them with config.data.categories"
+        )
