@@ -1,7 +1,8 @@
 """Judging detections, on the host and in NumPy.
 
 coco.py                the twelve numbers of the COCO API, the recall of proposals, the result format
-average_precision.py   matching and averaging behind them, on arrays
+matching.py            which detection finds which box, IoU with crowds
+average_precision.py   precision and recall behind the twelve numbers, on arrays
 stages.py              a model over a whole split, both stages judged
 errors.py              what kind of error each detection is, and what each kind costs
 curves.py              precision over recall, recall by size, calibration

@@ -5,14 +5,9 @@ import math
 import os
 
 import numpy as np
-from pycocotools import mask
 
-from jaxdet.evaluation.average_precision import (
-    IOU_THRESHOLDS,
-    greedy_matches,
-    precision_and_recall,
-    twelve_numbers,
-)
+from jaxdet.evaluation.average_precision import IOU_THRESHOLDS, precision_and_recall, twelve_numbers
+from jaxdet.evaluation.matching import box_iou, match_detections
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
@@ -36,7 +31,7 @@ def evaluate(ground_truth, detections, categories=None):
     Raises ValueError for a file that is not JSON, an unknown category name, and for the first detection of an unknown
     image or category, with a score that is not a number, or with a box that is not four finite numbers.
     """
-    numbers = twelve_numbers(*precision_and_recall(*_arrays(ground_truth, detections, categories)))
+    numbers = twelve_numbers(*precision_and_recall(*to_arrays(ground_truth, detections, categories)))
     return dict(zip(METRICS, numbers, strict=True))
 
 
@@ -45,11 +40,17 @@ def precision_curves(ground_truth, detections):
 
     The IoUs, sizes and recalls are those of `average_precision`. Arguments and errors as `evaluate`, for all categories.
     """
-    return precision_and_recall(*_arrays(ground_truth, detections, None))[0]
+    return precision_and_recall(*to_arrays(ground_truth, detections))[0]
 
 
-def _arrays(ground_truth, detections, categories):
-    """Annotations and detections as `average_precision` takes them, and the number of categories."""
+def to_arrays(ground_truth, detections, categories=None):
+    """Annotations and detections as arrays, and how many categories there are. Arguments and errors as `evaluate`.
+
+    Returns (truth, found, categories). truth: dict of arrays of the annotations in the order given: image, category (int),
+    row (place in the JSON), box float64 [G, 4] x y width height, area float64, iscrowd bool. found: the same of the
+    detections, best score first: image, category, row, box, score, rank (among those of its image and category). Images
+    and categories are numbered from 0 in the order of their ids. What is of another image or category is left out.
+    """
     ground_truth = load_ground_truth(ground_truth)
     wanted = _category_ids(ground_truth["categories"], categories)
     detections = _read_json(detections)
@@ -59,17 +60,29 @@ def _arrays(ground_truth, detections, categories):
     }
     place = {category: k for k, category in enumerate(sorted(wanted))}
 
-    def arrays(rows, **more):
-        kept = [row for row in rows if row["image_id"] in number and row["category_id"] in place]
-        columns = {"image": [number[row["image_id"]] for row in kept]}
-        columns["category"] = [place[row["category_id"]] for row in kept]
-        columns |= {name: [row[name] for row in kept] for name in more}
-        boxes = np.array([row["bbox"] for row in kept], np.float64).reshape(-1, 4)
-        kinds = {"image": int, "category": int} | more
-        return {name: np.array(values, kinds[name]) for name, values in columns.items()} | {"box": boxes}
+    def arrays(items, **more):
+        rows = [
+            i for i, item in enumerate(items) if item["image_id"] in number and item["category_id"] in place
+        ]
+        kept = [items[i] for i in rows]
+        columns = {name: np.array([item[name] for item in kept], kind) for name, kind in more.items()}
+        return columns | {
+            "row": np.array(rows, int),
+            "image": np.array([number[item["image_id"]] for item in kept], int),
+            "category": np.array([place[item["category_id"]] for item in kept], int),
+            "box": np.array([item["bbox"] for item in kept], np.float64).reshape(-1, 4),
+        }
 
     truth = arrays(ground_truth["annotations"], area=np.float64, iscrowd=bool)
-    return truth, arrays(detections, score=np.float64), len(place)
+    found = arrays(detections, score=np.float64)
+    # equal scores in the API's order, that of the image ids
+    best_first = np.lexsort((found["image"], -found["score"]))
+    found = {name: each[best_first] for name, each in found.items()}
+    group = found["image"] * len(place) + found["category"]
+    by_group = np.argsort(group, kind="stable")
+    found["rank"] = np.empty_like(group)
+    found["rank"][by_group] = np.arange(len(group)) - np.searchsorted(group[by_group], group[by_group])
+    return truth, found, len(place)
 
 
 def proposal_recall(ground_truth, proposals, counts=(100, 1000), areas=(0, math.inf)):
@@ -101,7 +114,7 @@ def proposal_recall(ground_truth, proposals, counts=(100, 1000), areas=(0, math.
         if len(boxes) and len(gt_boxes):
             best_first = np.argsort(-scores, kind="stable")[: max(counts)]
             none = np.zeros(len(gt_boxes), bool)
-            match = greedy_matches(mask.iou(boxes[best_first], gt_boxes, none), none, none)
+            match = match_detections(box_iou(boxes[best_first], gt_boxes, none), none, none, IOU_THRESHOLDS)
             found += [np.count_nonzero(match[:, :count] >= 0, axis=1) for count in counts]
 
     total = sum(map(len, targets.values()))
@@ -218,10 +231,11 @@ def check_results(results, ground_truth, keys=(*_BOX_KEYS, "score")):
         raise ValueError(f"detections must be a list in COCO's result format, not {type(results).__name__}")
     images = {image["id"] for image in ground_truth["images"]}
     categories = {category["id"] for category in ground_truth["categories"]}
+    needed = set(keys)
     for index, row in enumerate(results):
-        missing = [key for key in keys if key not in row]
-        if missing:
-            raise ValueError(f"detection {index} has no {missing[0]}: {row}")
+        if not needed.issubset(row):
+            missing = next(key for key in keys if key not in row)
+            raise ValueError(f"detection {index} has no {missing}: {row}")
         if row["image_id"] not in images:
             raise ValueError(
                 f"detection {index} is of image {row['image_id']!r}, which is not in the ground truth"

@@ -17,13 +17,13 @@ add up to what AP lacks: repaired together they give AP 1, alone often less, for
 from typing import NamedTuple
 
 import numpy as np
-from pycocotools import mask
 
-from jaxdet.evaluation.coco import check_results, load_ground_truth
+from jaxdet.evaluation.average_precision import precision_at_recalls
+from jaxdet.evaluation.coco import to_arrays
+from jaxdet.evaluation.matching import match_detections, overlaps
 
 FALSE_POSITIVES = ("classification", "localisation", "both", "duplicate", "background")
 KINDS = (*FALSE_POSITIVES, "missed")
-_RECALLS = np.linspace(0, 1, 101)
 
 
 class Errors(NamedTuple):
@@ -57,123 +57,97 @@ def analyse(ground_truth, detections, foreground=0.5, background=0.1, detections
     background, both. Unlike it, detections in a crowd are no errors, and categories without boxes do not
     count, as in the COCO API. Raises ValueError as `coco.evaluate`.
     """
-    ground_truth = load_ground_truth(ground_truth)
-    check_results(detections, ground_truth)
-    truths = ground_truth["annotations"]
-    crowd = np.array([bool(row["iscrowd"]) for row in truths], bool)
-    kinds = np.full(len(detections), "ignored", dtype="<U14")
-    target, found_by = np.full(len(detections), -1), np.full(len(truths), -1)
-    scores = np.array([row["score"] for row in detections], float)
-    category = np.array([row["category_id"] for row in detections], int)
-    truth_category = np.array([row["category_id"] for row in truths], int)
-    evaluated = set(truth_category[~crowd].tolist())
-
-    of_image = {image["id"]: ([], []) for image in ground_truth["images"]}
-    for index, row in enumerate(detections):
-        if row["category_id"] in evaluated:
-            of_image[row["image_id"]][0].append(index)
-    for index, row in enumerate(truths):
-        if row["image_id"] in of_image:
-            of_image[row["image_id"]][1].append(index)
-
-    order = []  # of all detections, as the COCO API has them before it sorts by score
-    for image_id in sorted(of_image):
-        rows, columns = (np.array(part, int) for part in of_image[image_id])
-        rows = rows[np.argsort(-scores[rows], kind="stable")]
-        rows = rows[_rank_in_category(category[rows]) < detections_per_image]
-        order.extend(rows.tolist())
-        if not len(rows):
-            continue
-        iou = np.zeros((len(rows), len(columns)))
-        if len(columns):
-            boxes = [[detections[i]["bbox"] for i in rows], [truths[i]["bbox"] for i in columns]]
-            iou = mask.iou(*(np.array(part, float) for part in boxes), crowd[columns].astype(np.uint8))
-        same = category[rows][:, None] == truth_category[columns]
-        kinds[rows], aims, finders = _one_image(iou, same, crowd[columns], foreground, background)
-        target[rows] = np.append(columns, -1)[aims]
-        found_by[columns] = np.append(rows, -1)[finders]
-
-    found = (found_by >= 0) & ~crowd
-    aimed = np.zeros(len(truths), bool)
-    aimed[target[np.isin(kinds, ("classification", "localisation"))]] = True
-    inside = np.array([row["image_id"] in of_image for row in truths], bool)
-    missed = inside & ~crowd & ~found & ~aimed
+    truth, found, _ = to_arrays(ground_truth, detections)
+    to_find = ~truth["iscrowd"]
+    evaluated = np.unique(truth["category"][to_find])
+    kept = np.isin(found["category"], evaluated) & (found["rank"] < detections_per_image)
+    found = {name: each[kept] for name, each in found.items()}
+    kinds, target, found_by = _assign_kinds(truth, found, foreground, background)
+    aimed = np.isin(np.arange(len(to_find)), target[np.isin(kinds, ("classification", "localisation"))])
+    missed = to_find & (found_by < 0) & ~aimed
 
     def average_precision(repaired=(), positives_only=False, found_only=False):
         """With some kinds repaired, without false positives, or with only those boxes counted that were found."""
-        kept = np.array(order, int)
-        correct, labels = kinds == "correct", category.copy()
-        for index in _best_of_each_box(kept, kinds, target, scores, found, repaired):
-            correct[index], labels[index] = True, truth_category[target[index]]
-        gone = ~correct & np.isin(kinds, [*repaired, "ignored"] + list(FALSE_POSITIVES) * positives_only)
-        kept = kept[~gone[kept]]
-        counted = inside & ~crowd & (found if found_only else ~missed if "missed" in repaired else True)
-        return _mean_ap(evaluated, scores[kept], correct[kept], labels[kept], truth_category[counted])
+        right, labels = kinds == "correct", found["category"].copy()
+        for row in _best_of_each_box(kinds, target, found_by, repaired):
+            right[row], labels[row] = True, truth["category"][target[row]]
+        left = right | ~np.isin(kinds, ["ignored", *(FALSE_POSITIVES if positives_only else repaired)])
+        counted = to_find & (found_by >= 0 if found_only else ~missed if "missed" in repaired else True)
+        return _mean_ap(evaluated, right[left], labels[left], truth["category"][counted])
 
     ap = average_precision()
     cost = {kind: average_precision((kind,)) - ap for kind in KINDS}
     cost["false positives"] = average_precision(positives_only=True) - ap
     cost["false negatives"] = average_precision(found_only=True) - ap
-    count = {kind: int(np.sum(kinds == kind)) for kind in ("correct", *FALSE_POSITIVES)}
-    count |= {"missed": int(missed.sum()), "ignored": int(np.sum(kinds == "ignored"))}
-    return Errors(ap, kinds, target, found_by, missed, crowd, cost, count, average_precision(KINDS))
+    kinds_given = _as_given(kinds, found, detections, "ignored")
+    count = {kind: int(np.sum(kinds_given == kind)) for kind in ("correct", *FALSE_POSITIVES)}
+    count |= {"missed": int(missed.sum()), "ignored": int(np.sum(kinds_given == "ignored"))}
+    annotations = ground_truth["annotations"]
+    return Errors(
+        ap=ap,
+        kinds=kinds_given,
+        target=_as_given(np.append(truth["row"], -1)[target], found, detections, -1),
+        found_by=_as_given(np.append(found["row"], -1)[found_by], truth, annotations, -1),
+        missed=_as_given(missed, truth, annotations, False),
+        crowd=np.array([bool(row.get("iscrowd")) for row in annotations], bool),
+        cost=cost,
+        count=count,
+        ap_repaired=average_precision(KINDS),
+    )
 
 
-def _rank_in_category(categories):
-    """How many rows of the same category stand before each: int [n]."""
-    rank, seen = np.empty(len(categories), int), {}
-    for row, category in enumerate(categories.tolist()):
-        rank[row] = seen[category] = seen.get(category, -1) + 1
-    return rank
+def _as_given(values, part, given, absent):
+    """Values of the rows of `truth` or `found` in the order of the JSON they are from."""
+    full = np.full(len(given), absent, values.dtype)
+    full[part["row"]] = values
+    return full
+
+
+def _assign_kinds(truth, found, foreground, background):
+    """Kind [N] and target [N] of each detection and the detection [G] that finds each box, as rows of `truth` and `found`."""
+    kinds = np.full(len(found["row"]), "background", dtype="<U14")
+    target, found_by = np.full(len(kinds), -1), np.full(len(truth["row"]), -1)
+    for rows, boxes, iou, same in overlaps(truth, found):
+        kinds[rows], places = _one_image(iou, same, truth["iscrowd"][boxes], foreground, background)
+        target[rows] = np.append(boxes, -1)[places]
+    correct = np.flatnonzero(kinds == "correct")
+    found_by[target[correct]] = correct
+    return kinds, target, found_by
 
 
 def _one_image(iou, same, crowd, foreground, background):
-    """Kinds and targets of the detections of one picture, best score first, and which of them finds each box.
+    """Kind and target (-1 for none) of each detection of one picture, best score first.
 
     iou [n, m], of a crowd over the detection's area alone; same [n, m]: of one category; crowd [m].
     """
-    n, m = iou.shape
-    kinds, aims, finders = np.full(n, "background", dtype="<U14"), np.full(n, -1), np.full(m, -1)
-    own = np.where(same & ~crowd, iou, 0.0)
-    other = np.where(~same & ~crowd, iou, 0.0)
-    for row in range(n if m else 0):
-        free = np.where(finders < 0, own[row], -1.0)
-        best = m - 1 - free[::-1].argmax()  # the last one of equals, as the COCO API
-        if free[best] >= foreground:
-            kinds[row], aims[row], finders[best] = "correct", best, row
-        elif np.any(same[row] & crowd & (iou[row] >= foreground)):
-            kinds[row] = "ignored"
-        elif background <= own[row].max() < foreground:
-            kinds[row], aims[row] = "localisation", own[row].argmax()
-        elif other[row].max() >= foreground:
-            kinds[row], aims[row] = "classification", other[row].argmax()
-        elif own[row].max() >= foreground:
-            kinds[row], aims[row] = "duplicate", own[row].argmax()
-        elif other[row].max() > background:
-            kinds[row], aims[row] = "both", other[row].argmax()
-    return kinds, aims, finders
+    match = match_detections(np.where(same, iou, 0), crowd, crowd, [foreground])[0]
+    own, other = np.where(same & ~crowd, iou, 0), np.where(~same & ~crowd, iou, 0)
+    nearest, nearest_other, own, other = own.argmax(1), other.argmax(1), own.max(1), other.max(1)
+    rules = (  # the first that holds
+        ((match >= 0) & crowd[match], "ignored", -1),
+        (match >= 0, "correct", match),
+        ((own >= background) & (own < foreground), "localisation", nearest),
+        (other >= foreground, "classification", nearest_other),
+        (own >= foreground, "duplicate", nearest),
+        (other > background, "both", nearest_other),
+    )
+    conditions, kinds, targets = zip(*rules, strict=True)
+    return np.select(conditions, kinds, "background"), np.select(conditions, targets, -1)
 
 
-def _best_of_each_box(order, kinds, target, scores, found, repaired):
+def _best_of_each_box(kinds, target, found_by, repaired):
     """The classification and localisation errors that become correct: the best-scored of each box not found yet."""
     wanted = [kind for kind in ("classification", "localisation") if kind in repaired]
-    rows = order[np.isin(kinds[order], wanted)]
-    rows = rows[~found[target[rows]]]
-    rows = rows[np.argsort(-scores[rows], kind="stable")]
+    rows = np.flatnonzero(np.isin(kinds, wanted))
+    rows = rows[found_by[target[rows]] < 0]
     return rows[np.unique(target[rows], return_index=True)[1]]
 
 
-def _mean_ap(categories, scores, correct, labels, truth_labels):
-    """Mean over the categories of AP at one threshold: precision at 101 recalls, as the COCO API interpolates it."""
+def _mean_ap(categories, right, labels, truth_labels):
+    """Mean over the categories of AP at one threshold."""
     values = []
     for category in categories:
-        of_category, total = labels == category, int(np.sum(truth_labels == category))
-        hits = correct[of_category][np.argsort(-scores[of_category], kind="stable")]
-        if not total:  # all of them repaired away
-            values.append(float(len(hits) == 0))
-            continue
-        true = np.cumsum(hits)
-        precision = true / np.arange(1, len(hits) + 1)
-        precision = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
-        values.append(precision[np.searchsorted(true / total, _RECALLS, side="left")].mean())
+        hits, total = right[labels == category], np.count_nonzero(truth_labels == category)
+        # no box is left where all of them were repaired away
+        values.append(precision_at_recalls(hits, total).mean() if total else float(len(hits) == 0))
     return float(np.mean(values)) if values else -1.0

@@ -138,6 +138,14 @@ def test_nothing_found_and_nothing_to_find():
     assert errors.ap == -1 and errors.kinds.tolist() == ["ignored"]
 
 
+def test_annotations_of_images_and_categories_that_are_not_listed_do_not_count():
+    boxes = truth((1, 1, BOX), (9, 2, BOX), (1, 3, FAR))
+    errors = analyse(boxes, found((1, 1, BOX, 0.5), (1, 2, BOX, 0.9)))
+    assert errors.kinds.tolist() == ["correct", "ignored"] and errors.found_by.tolist() == [0, -1, -1]
+    assert errors.missed.tolist() == [False] * 3
+    assert errors.ap == coco.evaluate(boxes, found((1, 1, BOX, 0.5)))["AP50"] == 1
+
+
 def test_wrong_results_are_refused():
     with pytest.raises(ValueError, match="image 9, which is not in the ground truth"):
         analyse(truth((1, 1, BOX)), found((9, 1, BOX, 0.5)))

@@ -24,7 +24,7 @@ def test_best_overlap_is_that_of_all_anchors(grid, rounded):
     )
     anchors = np.concatenate([level.reshape(-1, 4) for level in levels])
     expected = np.asarray(box_ops.iou(boxes, anchors)).max(1)
-    np.testing.assert_allclose(anchors.best_overlap(boxes, levels), expected, atol=1e-5)
+    np.testing.assert_allclose(anchor_page.best_overlap(boxes, levels), expected, atol=1e-5)
 
 
 def test_anchor_statistics_count_every_box_once(tiny_data):

@@ -81,7 +81,8 @@ def test_the_page_comes_last(tmp_path, monkeypatch):
         there.append((path.name, len(list((tmp_path / "pictures").glob("*")))))
         write(path, text)
 
-    monkeypatch.setattr(report_page, "write_whole", noting)
+    for module in ("page", "report_page"):
+        monkeypatch.setattr(f"jaxdet.pages.{module}.write_whole", noting)
     report_page.write(tmp_path, [one_run("a")], read_image, ANCHORS)
     assert [name for name, _ in there] == ["report.json", "report.json", "index.html"]
     assert there[-1][1] == len(list((tmp_path / "pictures").glob("*"))) > 0

@@ -1,0 +1,71 @@
+"""Which detection finds which box, as the COCO API decides it (pycocotools, cocoeval.py). Boxes are x y width height."""
+
+import numpy as np
+
+
+def box_iou(found, truth, crowd):
+    """IoU float64 [D, G] of detections [D, 4] with boxes [G, 4]; with a crowd (bool [G]), the share of the detection inside it."""
+    (x1, y1, width, height), (gt_x1, gt_y1, gt_width, gt_height) = found.T[:, :, None], truth.T
+    wide = np.minimum(x1 + width, gt_x1 + gt_width) - np.maximum(x1, gt_x1)
+    high = np.minimum(y1 + height, gt_y1 + gt_height) - np.maximum(y1, gt_y1)
+    intersection = np.maximum(wide, 0) * np.maximum(high, 0)
+    area = width * height
+    union = np.where(crowd, area, area + gt_width * gt_height - intersection)
+    return np.divide(intersection, union, out=np.zeros(intersection.shape), where=intersection > 0)
+
+
+def overlaps(truth, found):
+    """For each image with both: rows [D] of its detections, rows [G] of its boxes, IoU [D, G], of one category bool [D, G].
+
+    truth, found: dicts of arrays, as `coco.to_arrays` returns them.
+    """
+    boxes_of = _rows_by_image(truth["image"])
+    for image, rows in _rows_by_image(found["image"]).items():
+        if image in boxes_of:
+            boxes = boxes_of[image]
+            iou = box_iou(found["box"][rows], truth["box"][boxes], truth["iscrowd"][boxes])
+            yield rows, boxes, iou, found["category"][rows][:, None] == truth["category"][boxes]
+
+
+def _rows_by_image(images):
+    """{image: its rows, in rising order}."""
+    order = np.argsort(images, kind="stable")
+    numbers, starts = np.unique(images[order], return_index=True)
+    return dict(zip(numbers.tolist(), np.split(order, starts[1:]), strict=True)) if len(order) else {}
+
+
+def match_detections(iou, ignored, crowd, thresholds):
+    """Which box each detection takes: int [thresholds, D], -1 for none.
+
+    iou [D, G] of detections, best score first, and boxes; ignored, crowd bool [G]; thresholds rising, above 0. At each
+    threshold for itself, a detection takes the free box that it overlaps most, the last one of equals, and an ignored one
+    only where no other is free. Crowds are always free. Only pairs that reach the lowest threshold are looked at, which are few.
+    """
+    order = np.argsort(ignored, kind="stable")
+    rows, places = np.nonzero(iou[:, order] >= thresholds[0])
+    boxes = order[places]
+    candidates = {}
+    for row, box, overlap in zip(rows.tolist(), boxes.tolist(), iou[rows, boxes].tolist(), strict=True):
+        candidates.setdefault(row, []).append((box, overlap))
+    ignored, crowd = ignored.tolist(), crowd.tolist()
+    thresholds = np.asarray(thresholds).tolist()
+    highest = iou.max(axis=1, initial=0).tolist()
+    taken = [set() for _ in thresholds]
+    match = np.full((len(thresholds), len(iou)), -1)
+    for row, boxes in candidates.items():
+        for t, best in enumerate(thresholds):
+            if highest[row] < best:
+                break
+            chosen = -1
+            for box, overlap in boxes:
+                if box in taken[t]:
+                    continue
+                if chosen >= 0 and ignored[box] and not ignored[chosen]:
+                    break
+                if overlap >= best:
+                    best, chosen = overlap, box
+            if chosen >= 0:
+                match[t, row] = chosen
+                if not crowd[chosen]:
+                    taken[t].add(chosen)
+    return match
