@@ -123,7 +123,10 @@ class FasterRCNN(nn.Module):
         batch = batch | {"gt_valid": batch["gt_valid"] & present[:, None]}  # no truth without a picture
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["image_ids"])
         keys = jax.vmap(lambda key: jax.random.split(key, 2))(keys)
-        rpn, counts = self.rpn_head.losses(logits, deltas, anchors, batch, keys[:, 0])
+        images = jnp.sum(present)
+        sampled = self.rpn_head.sample(anchors, batch, keys[:, 0])
+        sampled_logits, sampled_deltas = self.rpn_head(pyramid, sampled.index)
+        rpn, counts = self.rpn_head.losses(sampled_logits, sampled_deltas, anchors, sampled, images)
         losses = {"rpn_objectness": rpn.objectness, "rpn_box": rpn.box}
         if self.roi_head is not None:
             boxes, _, valid = self.rpn_head.propose(logits, deltas, anchors, batch["image_sizes"], train=True)
@@ -131,8 +134,8 @@ class FasterRCNN(nn.Module):
             class_logits, box_deltas = self.box_head(pyramid, boxes)
             roi = self.box_head.losses(class_logits, box_deltas, boxes, labels, gt_boxes, valid)
             losses |= {"roi_classification": roi.classification, "roi_box": roi.box}
-            images = jnp.maximum(jnp.sum(present), 1)
-            counts["roi_positives"] = jnp.sum(valid & (labels < self.num_classes)) / images
+            positives = jnp.sum(valid & (labels < self.num_classes))
+            counts["roi_positives"] = positives / jnp.maximum(images, 1)
         for name, value in counts.items():
             self.sow("metrics", name, value, reduce_fn=lambda _, new: new, init_fn=lambda: 0)
         return {name: value * self.loss_weights[name] for name, value in losses.items()}

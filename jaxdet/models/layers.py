@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from jaxdet.ops.conv import conv2d, conv2d_of_few
+from jaxdet.ops.conv import conv2d
 
 NORMS = ("frozen_batch_norm", "batch_norm", "group_norm")
 
@@ -20,7 +20,7 @@ NORMS = ("frozen_batch_norm", "batch_norm", "group_norm")
 class Conv(nn.Module):
     """Convolution with a square kernel, padded so that stride 1 keeps the size (as torch's padding = size // 2).
 
-    [B, H, W, I] -> [B, ceil(H / stride), ceil(W / stride), features]. few_cells: see conv2d_of_few; 0 for any number.
+    [B, H, W, I] -> [B, ceil(H / stride), ceil(W / stride), features]. With padding=0, the zeros are left out.
     """
 
     features: int
@@ -28,15 +28,14 @@ class Conv(nn.Module):
     stride: int = 1
     use_bias: bool = True
     kernel_init: Any = nn.initializers.he_normal()
-    few_cells: int = 0
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, padding=None):
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        x = conv2d_of_few(x, kernel, self.few_cells) if self.few_cells else conv2d(x, kernel, self.stride)
+        x = conv2d(x, kernel, self.stride, padding)
         if self.use_bias:
             x = x + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(
                 self.dtype

@@ -1,8 +1,7 @@
 """Two-dimensional convolution, in the form that is fastest on the platform.
 
 XLA's CPU convolutions are slow where a ResNet needs them most: in 1x1 kernels, which become matrix products there, and in
-filter gradients of wide layers, which are summed over strips. Where only few cells have a gradient at all, a CPU computes
-that of their patches alone. Every other platform gets the plain convolution.
+filter gradients of wide layers, which are summed over strips. Every other platform gets the plain convolution.
 """
 
 import functools
@@ -17,7 +16,6 @@ LONG = 8000  # cells
 WIDE = 128 * 128  # input x output channels
 STRIP = 2600  # cells
 MOST_STRIPS = 32  # of one batch
-FEW = 4  # cells of the output for each one with a gradient, at least
 
 
 def conv2d(x, kernel, stride=1, padding=None):
@@ -28,6 +26,10 @@ def conv2d(x, kernel, stride=1, padding=None):
     H' = (H + 2 padding - kh) // stride + 1, as in PyTorch's Conv2d. Differentiable once.
     """
     kh, kw = kernel.shape[:2]
+    if padding == 0 and x.shape[1:3] == (kh, kw):
+        return _matmul(x.reshape(len(x), -1), kernel.astype(x.dtype).reshape(-1, kernel.shape[3]))[
+            :, None, None
+        ]
     pads = ((kh // 2,) * 2, (kw // 2,) * 2) if padding is None else ((padding,) * 2,) * 2
     return _conv(stride, pads, x, kernel.astype(x.dtype))
 
@@ -66,36 +68,6 @@ def _backward(stride, pads, residuals, cotangent):
 
 
 _conv.defvjp(_forward, _backward)
-
-
-def conv2d_of_few(x, kernel, cells):
-    """conv2d with stride 1 and an odd kernel, whose cotangent is not zero in at most `cells` cells of each image.
-
-    Where it is in more, the gradient is wrong: for a loss over so many sampled cells.
-    """
-    return _conv_of_few(cells, x, kernel.astype(x.dtype))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _conv_of_few(cells, x, kernel):
-    return conv2d(x, kernel)
-
-
-def _forward_of_few(cells, x, kernel):
-    return _conv_of_few(cells, x, kernel), (x, kernel)
-
-
-def _backward_of_few(cells, residuals, cotangent):
-    def dense(x, kernel, cotangent):
-        return jax.vjp(conv2d, x, kernel)[1](cotangent)
-
-    patches = dense
-    if FEW * cells <= math.prod(cotangent.shape[1:3]) and _one_device():
-        patches = functools.partial(_gradients_of_patches, cells)
-    return jax.lax.platform_dependent(*residuals, cotangent, cpu=patches, default=dense)
-
-
-_conv_of_few.defvjp(_forward_of_few, _backward_of_few)
 
 
 def _is_pointwise(kernel, pads):
@@ -164,31 +136,3 @@ def _strips_filter_gradient(pads, kernel_shape, x, cotangent):
             seen = x[image : image + 1, top : top + strip.shape[1] + kernel_shape[0] - 1]
             total += _plain_filter_gradient(1, ((0, 0), (0, 0)), kernel_shape, seen, strip)
     return total.astype(cotangent.dtype)
-
-
-# --- Few cells with a gradient: only their patches ---
-
-
-def _gradients_of_patches(cells, x, kernel, cotangent):
-    """Gradients of x and kernel from the `cells` cells of each image whose cotangent is not zero."""
-    kh, kw = kernel.shape[:2]
-    pads = ((kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0))
-
-    def one_image(x, cotangent):
-        height, width, _ = cotangent.shape
-        marked = jnp.any(cotangent != 0, axis=-1).reshape(-1)
-        chosen = jnp.nonzero(marked, size=cells, fill_value=height * width)[0]  # beyond the last: nothing
-        cotangent = cotangent.reshape(height * width, -1).at[chosen].get(mode="fill", fill_value=0)
-        padded = jnp.pad(x, pads)
-        rows = (chosen // width)[:, None, None] + jnp.arange(kh)[:, None]
-        columns = (chosen % width)[:, None, None] + jnp.arange(kw)
-        of_kernel = jnp.einsum(
-            "nhwi,no->hwio", padded[rows, columns], cotangent, preferred_element_type=jnp.float32
-        )
-        of_patches = jnp.einsum("no,hwio->nhwi", cotangent, kernel, preferred_element_type=jnp.float32)
-        of_padded = jnp.zeros(padded.shape, jnp.float32).at[rows, columns].add(of_patches)
-        inside = of_padded[kh // 2 : kh // 2 + height, kw // 2 : kw // 2 + width]
-        return inside.astype(x.dtype), of_kernel
-
-    of_x, of_kernel = jax.vmap(one_image)(x, cotangent)
-    return of_x, of_kernel.sum(0).astype(kernel.dtype)

@@ -89,6 +89,60 @@ def test_levels_share_their_parameters(num_convs):
     assert set(params) == {"objectness_logits", "box_deltas", *(f"conv{i}" for i in range(num_convs))}
 
 
+@pytest.mark.parametrize("num_convs", [0, 1, 2])
+def test_sampled_anchors_are_predicted_as_all_are(num_convs):
+    """Values and gradients, of parameters and of features, for corners, repeated anchors and every level."""
+    head, maps = rpn(num_convs=num_convs), pyramid()
+    params = jax.tree.map(
+        lambda s: np.random.default_rng(s.size).standard_normal(s.shape).astype(np.float32),
+        jax.eval_shape(head.init, jax.random.key(0), maps)["params"],
+    )
+    count = sum(height * width * 3 for height, width in SHAPES)
+    index = np.array(
+        [[0, 1, 50, 50, 575, 576, 700, count - 1], [2, 47, 48, 300, 719, 720, 755, 733]], np.int32
+    )
+    weights = np.random.default_rng(1).standard_normal((2, 8, 5)).astype(np.float32)
+
+    def everywhere(params, maps):
+        logits, deltas = head.apply({"params": params}, maps)
+        logits = jnp.take_along_axis(jnp.concatenate(logits, 1), index, 1)
+        deltas = jnp.take_along_axis(jnp.concatenate(deltas, 1), index[..., None], 1)
+        return jnp.sum(weights * jnp.concatenate([logits[..., None], deltas], -1)), (logits, deltas)
+
+    def sampled(params, maps):
+        logits, deltas = head.apply({"params": params}, maps, index)
+        return jnp.sum(weights * jnp.concatenate([logits[..., None], deltas], -1)), (logits, deltas)
+
+    results = [
+        tiny.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, maps)
+        for loss in (everywhere, sampled)
+    ]
+    for expected, found in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_a_loss_over_all_anchors_has_its_whole_gradient():
+    """Against the same convolution in float64: no gradient is left out, whatever the platform."""
+    head, maps = rpn(samples_per_image=2), pyramid()
+    params = head.init(jax.random.key(0), maps)["params"]
+
+    def loss(params):
+        return sum(jnp.sum(x) for x in head.apply({"params": params}, maps)[1])
+
+    found = tiny.jit(jax.grad(loss))(params)["conv0"]["kernel"]
+    expected = np.zeros(found.shape)
+    kernel, predictor = (np.asarray(params[n]["kernel"], float) for n in ("conv0", "box_deltas"))
+    for x in maps:
+        padded = np.pad(x.astype(float), ((0, 0), (1, 1), (1, 1), (0, 0)))
+        height, width = x.shape[1:3]
+        taps = [(i, j, padded[:, i : i + height, j : j + width]) for i in range(3) for j in range(3)]
+        hidden = sum(part @ kernel[i, j] for i, j, part in taps) + np.asarray(params["conv0"]["bias"])
+        cotangent = (hidden > 0) * predictor[0, 0].sum(-1)
+        for i, j, part in taps:
+            expected[i, j] += np.einsum("bhwi,bhwo->io", part, cotangent)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
 def test_strides_of_the_anchors():
     maps = [np.zeros((1, *shape, 1)) for shape in [(25, 34), (13, 17), (7, 9)]]  # of 100 x 136
     # the first anchor of the second row and of the second column, less the very first
@@ -189,13 +243,22 @@ def numpy_losses(logits, deltas, anchors, batch, normalizer, beta, low=0.3, high
     return objectness / total, box / total, labels
 
 
+def losses_of(head, logits, deltas, anchors, batch, keys):
+    """The losses and counts of a batch, from the logits and deltas of all anchors."""
+    sampled = head.sample(anchors, batch, keys)
+    logits, deltas = jnp.concatenate(logits, 1), jnp.concatenate(deltas, 1)
+    logits = jnp.take_along_axis(logits, sampled.index, 1)
+    deltas = jnp.take_along_axis(deltas, sampled.index[..., None], 1)
+    return head.losses(logits, deltas, anchors, sampled, jnp.sum(batch["image_sizes"][:, 0] > 0))
+
+
 @pytest.mark.parametrize(("by_sampled", "beta"), [(False, 0.0), (True, 1 / 9)])
 def test_losses_against_plain_numpy(by_sampled, beta):
     head = rpn(samples_per_image=1000, positive_fraction=1.0, normalize_by_sampled=by_sampled, box_beta=beta)
     batch, (logits, deltas) = truth(), heads(spread=0.2)
     anchors = head.anchors((48, 64), pyramid())
     keys = jax.random.split(jax.random.key(0), 2)
-    losses, counts = tiny.jit(head.losses)(logits, deltas, anchors, batch, keys)
+    losses, counts = tiny.jit(losses_of, static_argnums=0)(head, logits, deltas, anchors, batch, keys)
     *expected, labels = numpy_losses(logits, deltas, anchors, batch, None if by_sampled else 2000, beta)
     np.testing.assert_allclose([losses.objectness, losses.box], expected, rtol=1e-4)
     assert counts["rpn_positives"] == np.mean([(label == 1).sum() for label in labels])
@@ -208,7 +271,7 @@ def test_both_losses_are_over_the_samples_of_real_pictures():
     anchors = head.anchors((48, 64), pyramid())
 
     def total(logits, deltas, batch, keys):
-        return sum(head.losses(logits, deltas, anchors, batch, keys)[0])
+        return sum(losses_of(head, logits, deltas, anchors, batch, keys)[0])
 
     run = tiny.jit(jax.value_and_grad(total, (0, 1)))
     keys = jax.random.split(jax.random.key(3), 2)
@@ -238,7 +301,8 @@ def test_a_box_that_no_anchor_meets_is_counted_and_matches_none():
         "gt_valid": np.ones((2, 1), bool),
         "image_sizes": np.array([[48, 64]] * 2, np.int32),
     }
-    _, counts = tiny.jit(head.losses)(logits, deltas, anchors, batch, jax.random.split(jax.random.key(0), 2))
+    keys = jax.random.split(jax.random.key(0), 2)
+    _, counts = tiny.jit(losses_of, static_argnums=0)(head, logits, deltas, anchors, batch, keys)
     assert counts["boxes_no_anchor_meets"] == 1 and 1 <= counts["rpn_positives"] * 2 < 40
 
 

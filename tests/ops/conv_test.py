@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdet.ops import conv as module
-from jaxdet.ops.conv import conv2d, conv2d_of_few
+from jaxdet.ops.conv import conv2d
 
 # x [B, H, W, I], kernel [kh, kw, I, O], stride, padding: one row for each kind of convolution of the detector, and odd ones.
 CASES = {
@@ -24,6 +24,7 @@ CASES = {
     "1x1, stride 2, even": ((2, 8, 6, 12), (1, 1, 12, 20), 2, None),
     "1x1, one cell": ((1, 1, 1, 4), (1, 1, 4, 3), 2, None),
     "7x7 stem": ((2, 17, 22, 3), (7, 7, 3, 8), 2, None),
+    "3x3, the whole map": ((6, 3, 3, 8), (3, 3, 8, 5), 1, 0),
     "no padding": ((1, 7, 9, 4), (3, 3, 4, 4), 1, 0),
     "wide, no padding, stride 3": ((1, 11, 10, 64), (3, 3, 64, 128), 3, 0),
     "1x1, padded": ((2, 4, 5, 3), (1, 1, 3, 4), 1, 1),
@@ -182,28 +183,3 @@ def test_other_platforms_get_the_plain_convolution(case, convolutions, products)
     assert count("cpu") == (convolutions, products)
     assert count("cuda") == count("tpu") == (3, 0)
     lowered(["cpu", "cuda", "tpu"])
-
-
-@pytest.mark.parametrize("marked", [0, 1, 5], ids=["no cell", "one", "all it may"])
-@pytest.mark.parametrize("cells", [5, 40], ids=["of patches", "of everything"])
-def test_gradients_of_a_loss_over_few_cells(marked, cells):
-    """Corners and neighbours among them; an image without any beside one with."""
-    generator = np.random.default_rng(marked)
-    x, kernel = generator.standard_normal((2, 9, 11, 4)), generator.standard_normal((3, 3, 4, 6))
-    cotangent = np.zeros((2, 9, 11, 6))
-    for y, column in [(0, 0), (8, 10), (8, 9), (4, 0), (3, 5)][:marked]:
-        cotangent[1, y, column] = generator.standard_normal(6)
-    x, kernel, cotangent = (array.astype(np.float32) for array in (x, kernel, cotangent))
-    output, backward = jax.vjp(functools.partial(conv2d_of_few, cells=cells), x, kernel)
-    np.testing.assert_allclose(output, oracle(x, kernel, 1, None), atol=1e-4)
-    for found, expected in zip(backward(cotangent), oracle(x, kernel, 1, None, cotangent), strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-4)
-
-
-def test_few_cells_are_told_by_their_gradient_nan_included():
-    x, kernel = np.ones((1, 6, 6, 2), np.float32), np.ones((3, 3, 2, 2), np.float32)
-    cotangent = np.zeros((1, 6, 6, 2), np.float32)
-    cotangent[0, 2, 2, 1] = np.nan
-    of_x, of_kernel = jax.vjp(functools.partial(conv2d_of_few, cells=2), x, kernel)[1](cotangent)
-    assert np.isnan(of_kernel).any()
-    assert np.isnan(of_x[0, 1:4, 1:4]).all() and np.isnan(of_x).sum() == 18

@@ -1,0 +1,24 @@
+"""Windows of a pyramid of feature maps around chosen cells, so that a layer can run on those cells alone."""
+
+import jax.numpy as jnp
+
+
+def windows(levels, cells, size):
+    """The `size` x `size` neighbours of each chosen cell, zeros outside of its map.
+
+    levels: tuple of [H_l, W_l, C]. cells: int [N], counted row by row through all levels, finest first. size: odd.
+    Returns [N, size, size, C]. Differentiable in the levels: the gradient of a cell that is in several windows is the sum.
+    """
+    total, first = 0, 0
+    around = jnp.arange(size) - size // 2
+    for features in levels:
+        height, width, _ = features.shape
+        here = cells - first
+        inside = (here >= 0) & (here < height * width)
+        y = (here // width)[:, None, None] + around[:, None]
+        x = (here % width)[:, None, None] + around
+        inside = inside[:, None, None] & (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        y = jnp.where(inside, y, height)  # beyond the map, where nothing is read
+        total += features.at[y, x].get(mode="fill", fill_value=0)
+        first += height * width
+    return total
