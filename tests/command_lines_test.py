@@ -95,13 +95,15 @@ def test_wrong_types_and_flags(tmp_path, flag, answer):
 
 def test_what_is_required():
     assert "--workdir must have a value" in refused("train.py", DEMO)
-    assert "--config must have a value" in refused("eval.py", "--workdir=w")
+    assert "--config must have a value" in refused("train.py", "--workdir=w")
+    assert "--workdir must have a value" in refused("eval.py")
 
 
 def test_a_config_that_is_not_there(tmp_path):
     for override in ([], ["--config.train.steps=3"]):
         printed = refused("train.py", "--config=configs/nobody.py", f"--workdir={tmp_path}", *override)
         assert "configs/nobody.py" in printed and "No such file" in printed
+        assert printed.endswith("the recipes are person, person_demo, person_rpn, person_small\n")
     printed = refused("train.py", "--config=configs/person_rpn.py:nobody", f"--workdir={tmp_path}")
     assert "configs.nobody" in printed
     printed = refused("train.py", "--config=configs/person.py:caffe", f"--workdir={tmp_path}")

@@ -80,9 +80,9 @@ KEYS = {key.name: key for key in (
     Key("model.dtype", "float32", one_of("float32", "bfloat16"),
         "type of the network's arithmetic; parameters, boxes and losses are always float32"),
     Key("model.pixel_mean", (123.675, 116.28, 103.53), THREE,
-        "subtracted from the channels, in the order that the network sees", "of 0 to 255"),
+        "subtracted from the channels, 0 to 255, in the order that the network sees"),
     Key("model.pixel_std", (58.395, 57.12, 57.375), THREE_ABOVE_0,
-        "what the channels are divided by after that", "of 0 to 255"),
+        "what the channels are divided by after that"),
     Key("model.bgr", False, FLAG, "feed the channels as BGR instead of RGB"),
 
     Key("model.backbone.depth", 50, DEPTH,
