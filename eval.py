@@ -1,4 +1,4 @@
-"""Evaluates a run: python eval.py --workdir runs/person [--config.any.key=value]."""
+"""Evaluates a run: python eval.py --workdir runs/person [--config.KEY=VALUE]."""
 
 import sys
 

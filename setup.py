@@ -1,4 +1,4 @@
-"""The packages of a wheel: jaxdet, and configs/ within it, where jaxdet.config.command_line looks for recipes."""
+"""The packages of a wheel: jaxdet, with configs/ where jaxdet.config.command_line looks for recipes."""
 
 from setuptools import find_namespace_packages, setup
 

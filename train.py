@@ -1,4 +1,4 @@
-"""Trains a detector: python train.py --config configs/person.py --workdir runs/person [--config.any.key=value]."""
+"""Trains: python train.py --config configs/person.py --workdir runs/person [--config.KEY=VALUE]."""
 
 import sys
 

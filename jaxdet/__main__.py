@@ -27,7 +27,7 @@ def main(arguments=None):
         "inputs",
         nargs="+",
         metavar="PICTURE",
-        help="picture and video files, folders of them (with their subfolders), or patterns such as 'in/**/*.jpg'",
+        help="picture and video files, folders with their subfolders, or patterns such as 'in/**/*.jpg'",
     )
     command.set_defaults(run=predict)
     command = commands.add_parser(
@@ -49,7 +49,8 @@ def main(arguments=None):
     command.add_argument(
         "--inputs",
         choices=("imagenet", "msra"),
-        help="how the backbone is fed: RGB as torchvision's, or BGR and strides in 1x1 as detectron2's own (default: by what is known of the library)",
+        help="how the backbone is fed: RGB as torchvision's, or BGR and strides in 1x1 as detectron2's own "
+        "(default: by what is known of the library)",
     )
     command.add_argument(
         "--norm-epsilon", type=float, help="of the backbone's norms (default: by what is known of the file)"
@@ -93,18 +94,17 @@ def main(arguments=None):
     )
     command.add_argument("--seed", type=int, default=0, help="of the random choice (default: 0)")
     command.set_defaults(run=report)
-    for name in ("inspect", "report", "convert"):
+    for name in ("convert", "inspect", "report"):
         commands.choices[name].epilog = "Keys of the config are set with --config.KEY=VALUE."
     options, options.rest = parser.parse_known_args(arguments)
     if "run" not in options:
         parser.print_help()
         return
-    if options.rest and options.run not in (train, evaluate, inspect, report, convert):
+    writes_back = options.run is convert and options.to
+    if options.rest and (writes_back or options.run not in (train, evaluate, convert, inspect, report)):
         parser.error(f"unrecognized arguments: {' '.join(options.rest)}")
-    if options.run is convert and options.to and (options.classes or options.inputs or options.norm_epsilon):
+    if writes_back and (options.classes or options.inputs or options.norm_epsilon):
         parser.error("--classes, --inputs and --norm-epsilon go with --from")
-    if options.run is convert and options.to and options.rest:
-        parser.error(f"unrecognized arguments: {' '.join(options.rest)}")
     logging.set_verbosity(logging.ERROR)  # Orbax warns that it only reads
     if hasattr(sys.stdout, "reconfigure"):  # names of folders may hold what no terminal takes
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -169,7 +169,7 @@ def serve(options):
 
 
 def inspect(options):
-    """A page about the data of a config, and exit code 1, naming them, where some are broken; see jaxdet.pages.inspect."""
+    """A page about the data of a config; exits with what is broken, if any; see jaxdet.pages.inspect."""
     from jaxdet.pages import inspect as inspection
 
     config = _config(options)

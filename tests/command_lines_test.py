@@ -1,4 +1,4 @@
-"""train.py, eval.py and the commands of the package as a stranger calls them, and what they answer to mistakes."""
+"""train.py, eval.py and the package as a stranger calls them, and what they answer to mistakes."""
 
 import json
 import shutil

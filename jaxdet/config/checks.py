@@ -48,10 +48,10 @@ FREE = (
 
 
 def check_config(config):
-    """Raises ValueError that names every key that is unknown, missing or has a wrong value, and what is right there.
+    """Raises ValueError that names every unknown or missing key and every wrong value, with what is right.
 
-    Keys that are newer than a config file are filled in before. Where all are right one by one, those that contradict
-    each other are named together.
+    Keys that are newer than a config file are filled in before. Where all are right one by one, those that
+    contradict each other are named together.
     """
     with contextlib.suppress(KeyError):  # a whole section is missing, and named below
         _fill_added(config)
@@ -148,7 +148,7 @@ def changes(before, now):
 
 
 def check_same_model(before, now, workdir):
-    """Raises ValueError, key by key, where `model` differs beyond FREE: the checkpoints hold another model."""
+    """Raises ValueError, key by key, where `model` differs beyond FREE: checkpoints hold another model."""
     changed = changes({"model": before.model.to_dict()}, {"model": now.model.to_dict()})
     lines = [f"  config.{key}: {change}" for key, change in changed.items() if not key.startswith(FREE)]
     if lines:
@@ -156,7 +156,7 @@ def check_same_model(before, now, workdir):
 
 
 def check_same_state(before, now, workdir):
-    """Raises ValueError where a checkpoint of `before` lacks a part of the state that `now` trains with, or has another."""
+    """Raises ValueError where a checkpoint of `before` does not hold the state that `now` trains with."""
     name, ema = (
         f"config.optimizer.{key}: {before.optimizer[key]} -> {now.optimizer[key]}" for key in ("name", "ema")
     )

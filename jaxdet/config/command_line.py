@@ -1,4 +1,4 @@
-"""Configs on a command line: `--config FILE[:ARGUMENT]` and `--config.KEY=VALUE`, the same in every command."""
+"""Configs on a command line: `--config FILE[:ARGUMENT]` and `--config.KEY=VALUE`, alike in all commands."""
 
 import difflib
 import json
@@ -23,9 +23,10 @@ OVERRIDE = re.compile(r"--?(no)?config\.")
 
 
 def load_config(location):
-    """The config of FILE[:ARGUMENT], or of RECIPE[:ARGUMENT], one of jaxdet's own by its name, such as `person_small`.
+    """The config of FILE[:ARGUMENT]; or of one of jaxdet's recipes by name, such as `person:torchvision`.
 
-    Raises FileNotFoundError, with the nearest name, where there is no such file, and ValueError where it makes no config.
+    Raises FileNotFoundError, with the nearest name, where there is no such file, and ValueError where the
+    file makes no config.
     """
     name, _, argument = location.partition(":")
     stored = pathlib.Path(name).stem == "stored" and not pathlib.Path(name).exists()
@@ -55,8 +56,8 @@ def _find(name):
 def _run(path, argument):
     """What `get_config` of a file returns.
 
-    While it runs it can import, as `configs.NAME`, the files beside it, other folders named configs on Python's path, and
-    jaxdet's recipes.
+    While it runs, `configs` is a package of the files beside it, of other folders of that name on Python's
+    path, and of jaxdet's recipes, in this order.
     """
     path = path.resolve()
     before = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "configs"}
@@ -84,8 +85,8 @@ def _run(path, argument):
 def override(config, arguments):
     """Changes a config as `--config.KEY=VALUE ...` say.
 
-    Raises ValueError for any other argument, a key that the config does not have (with the nearest), or a value of a
-    wrong type (with what is right).
+    Raises ValueError for any other argument, for a key that the config does not have (with the nearest), and
+    for a value of a wrong type (with what is right).
     """
     values = [argument for argument in arguments if not NO_HEAD.fullmatch(argument)]
     for argument in values:

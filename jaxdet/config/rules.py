@@ -17,8 +17,8 @@ class Rule(NamedTuple):
 class Key(NamedTuple):
     """A setting: all there is to know of it.
 
-    meaning: a phrase for docs/config.md. unit: of the value. absent: the value that configs older than the key, which
-    lack it, were made with.
+    meaning: a phrase for docs/config.md. unit: of the value. absent: where there are configs older than the
+    key, the value that they were made with.
     """
 
     name: str

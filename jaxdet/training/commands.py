@@ -53,7 +53,10 @@ def _define_flags(workdir, required):
 
 
 def _main(argv, run):
-    """Calls `run` with the config, as one process of several where the flags say so; exits with one line on an error."""
+    """Calls `run` with the config that the flags name, as one process of several where they say so.
+
+    An error ends the program with one line.
+    """
     command, config = os.path.basename(argv[0]), None
 
     def parse(argv):

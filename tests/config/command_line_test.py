@@ -10,7 +10,12 @@ from jaxdet.config import checks
 from jaxdet.config.command_line import RECIPES, load_config, override
 from tests.config.keys_test import GOLDEN
 
-OWN = "def get_config(argument='none'):\n    c = person_small.get_config()\n    c.init_from = argument\n    return c\n"
+OWN = """
+def get_config(argument="none"):
+    config = person_small.get_config()
+    config.init_from = argument
+    return config
+"""
 
 
 @pytest.fixture
