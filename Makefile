@@ -12,7 +12,7 @@ DEMO := $(RUNS)/demo
 demo: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/demo
 demo: $(READY)
 	$(BIN)/python train.py --config configs/person_demo.py --workdir $(DEMO)
-	$(BIN)/python eval.py --config configs/person_demo.py --workdir $(DEMO)
+	$(BIN)/python eval.py --workdir $(DEMO)
 	$(BIN)/python -m jaxdet report --workdir $(DEMO)
 
 test: lint

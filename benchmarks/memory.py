@@ -12,10 +12,10 @@ One row for each combination. Nothing is run and no data read: the step is compi
 import argparse
 import functools
 import itertools
-import runpy
 
 import jax
 
+from jaxdet.config.command_line import load_config
 from jaxdet.models import FasterRCNN
 from jaxdet.runs.mesh import device_mesh, replicated
 from jaxdet.training.optimizer import optimizer
@@ -44,7 +44,7 @@ def main():
     for batch, boxes, freeze_at, remat in itertools.product(
         arguments.batch, arguments.boxes, arguments.freeze_at, arguments.remat
     ):
-        config = runpy.run_path(arguments.config)["get_config"]()
+        config = load_config(arguments.config)
         config.model.dtype = arguments.dtype
         stages = () if remat == "none" else tuple(map(int, remat))
         config.model.backbone.update(freeze_at=freeze_at, remat=stages)

@@ -8,6 +8,7 @@ Both work on the same files to the same sizes, by turns, in this process. What c
 thread: images a second a core. The floor keeps nothing; the pipeline also reads the annotations, mirrors, pads and makes batches.
 """
 
+import argparse
 import json
 import os
 import pathlib
@@ -15,43 +16,46 @@ import statistics
 import tempfile
 import time
 
-from absl import app, flags
-from ml_collections import config_flags
 from PIL import Image
 
-from jaxdet.config.command_line import parse_flags
+from jaxdet.config.command_line import load_config, override
 from jaxdet.data import pipeline
 from jaxdet.data.coco import CocoSource
 from jaxdet.data.synthetic.scenes import SyntheticPeople
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, FILE[:ARGS].", lock_config=True)
-PICTURES = flags.DEFINE_integer("pictures", 160, "How many to read in each round, at least.", lower_bound=1)
-ROUNDS = flags.DEFINE_integer("rounds", 7, "How often.", lower_bound=1)
-DRAWN = flags.DEFINE_integer("drawn", 0, "So many drawn JPEGs of 480x640 in place of the config's data.")
-flags.mark_flag_as_required("config")
 
-
-def main(_):
-    config = CONFIG.value
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--pictures", type=int, default=160, help="how many to read in each round, at least")
+    parser.add_argument("--rounds", type=int, default=7, help="how often")
+    parser.add_argument(
+        "--drawn", type=int, help="so many drawn JPEGs of 480x640 in place of the config's data"
+    )
+    options, overrides = parser.parse_known_args()
+    config = load_config(options.config)
+    override(config, overrides)
     with tempfile.TemporaryDirectory() as folder:
-        if DRAWN.value:
-            draw(pathlib.Path(folder), DRAWN.value)
+        if options.drawn:
+            draw(pathlib.Path(folder), options.drawn)
             config.data.categories = ("person",)
             config.data.train.update(source="coco", images=folder, annotations=f"{folder}/annotations.json")
-        measure(config)
+        measure(config, options.pictures, options.rounds)
 
 
-def measure(config):
+def measure(config, pictures, rounds):
     source = pipeline.open_source(config.data.train, config.data.categories or None)
     files = source.source if isinstance(source, pipeline.Subset) else source
     if not isinstance(files, CocoSource):
-        raise app.UsageError("the floor needs picture files: config.data.train.source=coco, or --drawn")
+        raise SystemExit("the floor needs picture files: config.data.train.source=coco, or --drawn")
     path = dict(zip(files.image_ids.tolist(), files.file_names, strict=True))
     size, split = config.train.batch_size, config.data.train
     batches = pipeline.TrainingBatches(source, split, config.seed, size, pipeline.max_boxes(source))
-    steps = -(-PICTURES.value // size)
+    steps = -(-pictures // size)
     seconds = {"floor": [], "pipeline": []}
-    for start in range(0, ROUNDS.value * steps, steps):
+    for start in range(0, rounds * steps, steps):
         work = []
         for batch in batches.read(start, start + steps, 0):  # brings the files into memory, too
             rows = zip(batch["image_ids"].tolist(), batch["image_sizes"].tolist(), strict=True)
@@ -70,7 +74,7 @@ def measure(config):
             before = time.process_time()
             run()
             seconds[name].append((time.process_time() - before) / len(work))
-    print(f"{ROUNDS.value} rounds of {steps} batches of {size}, shapes {batches.shapes}")
+    print(f"{rounds} rounds of {steps} batches of {size}, shapes {batches.shapes}")
     for name, each in seconds.items():
         print(f"{name:10} {1 / statistics.median(each):7.0f} images a second a core")
     ratios = [whole / floor for whole, floor in zip(seconds["pipeline"], seconds["floor"], strict=True)]
@@ -90,4 +94,4 @@ def draw(folder, count):
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    main()

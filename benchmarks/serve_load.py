@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 import jaxdet
+from jaxdet.config.limits import Limits
 from jaxdet.data.images import decode
 from jaxdet.data.synthetic import scenes
 from jaxdet.inference.batching import Batches, detect_together
@@ -196,13 +197,13 @@ def main():
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--broken", type=float, default=0.2, help="share of broken requests (default: .2)")
-    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, default=Limits().batch_size)
     parser.add_argument("--body-seconds", type=float, default=3)
     options = parser.parse_args()
     encoded = pictures(options.pictures, options.different)
     detector = jaxdet.load(options.workdir)
     images = [decode(body) for body in encoded]
-    sizes = Batches(detector, options.batch_size).sizes
+    sizes = Batches(detector, options.batch_size, waiting=0).sizes
     expected = [answers_at(detector, image, sizes) for image in images]
     alone = [pictures_a_second(detector, images)]
     settings = {name: getattr(options, name) for name in ("workdir", "batch_size", "body_seconds")}

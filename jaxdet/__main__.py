@@ -5,13 +5,18 @@ import sys
 
 from absl import logging
 
-from jaxdet.config.command_line import load_config, override
+from jaxdet.config.limits import LIMITS
 
 
 def main(arguments=None):
     """Parses the command line and runs one command; exits with a message where it cannot."""
     parser = argparse.ArgumentParser(prog="jaxdet", description="Faster R-CNN in JAX.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(metavar="COMMAND")
+    # their flags are defined where train.py and eval.py find them too
+    command = commands.add_parser("train", help="train a detector", add_help=False)
+    command.set_defaults(run=train)
+    command = commands.add_parser("evaluate", help="COCO numbers of a trained run", add_help=False)
+    command.set_defaults(run=evaluate)
     command = commands.add_parser(
         "predict", help="draw the detections of pictures and videos and write them as JSON"
     )
@@ -22,7 +27,7 @@ def main(arguments=None):
         "inputs",
         nargs="+",
         metavar="PICTURE",
-        help="picture and video files, folders of them (with their subfolders), or patterns such as 'in/**/*.jpg'",
+        help="picture and video files, folders with their subfolders, or patterns such as 'in/**/*.jpg'",
     )
     command.set_defaults(run=predict)
     command = commands.add_parser(
@@ -39,12 +44,13 @@ def main(arguments=None):
         "--classes", nargs="+", default=(), help="categories to keep of a detector, such as person"
     )
     command.add_argument(
-        "--config", default="configs/person.py", help="for all that the file does not decide"
+        "--config", default="person", metavar="FILE[:ARGS]", help="for all that the file does not decide"
     )
     command.add_argument(
         "--inputs",
         choices=("imagenet", "msra"),
-        help="how the backbone is fed: RGB as torchvision's, or BGR and strides in 1x1 as detectron2's own (default: by what is known of the library)",
+        help="how the backbone is fed: RGB as torchvision's, or BGR and strides in 1x1 as detectron2's own "
+        "(default: by what is known of the library)",
     )
     command.add_argument(
         "--norm-epsilon", type=float, help="of the backbone's norms (default: by what is known of the file)"
@@ -63,15 +69,13 @@ def main(arguments=None):
         "--host", default="127.0.0.1", help="address to listen at (default: this machine alone)"
     )
     command.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
-    for name, kind, default, words in (
-        ("batch-size", int, 4, "most pictures in a batch"),
-        ("max-bytes", int, 20_000_000, "of a request"),
-        ("max-pixels", int, 50_000_000, "of a picture"),
-        ("max-requests", int, 64, "taken at a time"),
-        ("body-seconds", float, 10, "for a request to arrive"),
-        ("answer-seconds", float, 30, "from there to its answer"),
-    ):
-        command.add_argument(f"--{name}", type=kind, default=default, help=f"{words} (default: {default})")
+    for key in LIMITS:
+        command.add_argument(
+            _flag(key),
+            type=type(key.default),
+            default=key.default,
+            help=f"{key.meaning} (default: {key.default:,.10g} {key.unit})",
+        )
     command.set_defaults(run=serve)
     command = commands.add_parser("inspect", help="look at a data set before training on it")
     command.add_argument("--config", required=True, metavar="FILE[:ARGS]", help="config of the training")
@@ -90,14 +94,16 @@ def main(arguments=None):
     )
     command.add_argument("--seed", type=int, default=0, help="of the random choice (default: 0)")
     command.set_defaults(run=report)
-    for name in ("inspect", "report"):
+    for name in ("convert", "inspect", "report"):
         commands.choices[name].epilog = "Keys of the config are set with --config.KEY=VALUE."
-    options, overrides = parser.parse_known_args(arguments)
-    if options.run in (inspect, report):
-        options.overrides = overrides
-    elif overrides:
-        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
-    if options.run is convert and options.to and (options.classes or options.inputs or options.norm_epsilon):
+    options, options.rest = parser.parse_known_args(arguments)
+    if "run" not in options:
+        parser.print_help()
+        return
+    writes_back = options.run is convert and options.to
+    if options.rest and (writes_back or options.run not in (train, evaluate, convert, inspect, report)):
+        parser.error(f"unrecognized arguments: {' '.join(options.rest)}")
+    if writes_back and (options.classes or options.inputs or options.norm_epsilon):
         parser.error("--classes, --inputs and --norm-epsilon go with --from")
     logging.set_verbosity(logging.ERROR)  # Orbax warns that it only reads
     if hasattr(sys.stdout, "reconfigure"):  # names of folders may hold what no terminal takes
@@ -106,6 +112,20 @@ def main(arguments=None):
         options.run(options)
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"jaxdet: {error}")
+
+
+def train(options):
+    """Trains a config; see jaxdet.training.commands."""
+    from jaxdet.training import commands
+
+    commands.train(["jaxdet train", *options.rest])
+
+
+def evaluate(options):
+    """Evaluates a run; see jaxdet.training.commands."""
+    from jaxdet.training import commands
+
+    commands.evaluate(["jaxdet evaluate", *options.rest])
 
 
 def predict(options):
@@ -125,7 +145,7 @@ def convert(options):
     if options.to:
         print(interop.export(options.to, options.input, options.output))
         return
-    config = load_config(options.config)
+    config = _config(options)
     chosen = options.classes, options.inputs, options.norm_epsilon
     print(interop.convert(options.origin, options.input, options.output, config, *chosen))
 
@@ -141,19 +161,18 @@ def serve(options):
     """The detector of a workdir over HTTP, until it is told to end; see jaxdet.inference.serve."""
     from jaxdet.inference.serve import serve as run
 
-    settings = {name: value for name, value in vars(options).items() if name != "run"}
-    for name in ("batch_size", "max_bytes", "max_pixels", "max_requests", "body_seconds", "answer_seconds"):
-        if not settings[name] > 0:
-            raise ValueError(f"--{name.replace('_', '-')} must be above 0, not {settings[name]}")
-    run(**settings)
+    limits = {key.name: getattr(options, key.name) for key in LIMITS}
+    for key in LIMITS:
+        if not key.rule.test(limits[key.name]):
+            raise ValueError(f"{_flag(key)} must be {key.rule.words}, not {limits[key.name]}")
+    run(options.workdir, options.host, options.port, **limits)
 
 
 def inspect(options):
-    """A page about the data of a config, and exit code 1, naming them, where some are broken; see jaxdet.pages.inspect."""
+    """A page about the data of a config; exits with what is broken, if any; see jaxdet.pages.inspect."""
     from jaxdet.pages import inspect as inspection
 
-    config = load_config(options.config)
-    override(config, options.overrides)
+    config = _config(options)
     if faults := inspection.inspect(config, options.output):
         sys.exit("broken:\n" + "\n".join(faults))
 
@@ -165,8 +184,20 @@ def report(options):
 
     choice = Choice(options.pictures, options.choose, options.seed)
     workdirs = options.workdir, options.compare
-    page = reporting.write_report(*workdirs, options.output, options.overrides, choice)
+    page = reporting.write_report(*workdirs, options.output, options.rest, choice)
     print(f"open {page} in a browser")
+
+
+def _config(options):
+    from jaxdet.config.command_line import load_config, override
+
+    config = load_config(options.config)
+    override(config, options.rest)
+    return config
+
+
+def _flag(key):
+    return "--" + key.name.replace("_", "-")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""train.py and eval.py as a stranger calls them, and what they answer to mistakes."""
+"""train.py, eval.py and the package as a stranger calls them, and what they answer to mistakes."""
 
 import json
 import shutil
@@ -95,13 +95,15 @@ def test_wrong_types_and_flags(tmp_path, flag, answer):
 
 def test_what_is_required():
     assert "--workdir must have a value" in refused("train.py", DEMO)
-    assert "--config must have a value" in refused("eval.py", "--workdir=w")
+    assert "--config must have a value" in refused("train.py", "--workdir=w")
+    assert "--workdir must have a value" in refused("eval.py")
 
 
 def test_a_config_that_is_not_there(tmp_path):
     for override in ([], ["--config.train.steps=3"]):
         printed = refused("train.py", "--config=configs/nobody.py", f"--workdir={tmp_path}", *override)
         assert "configs/nobody.py" in printed and "No such file" in printed
+        assert printed.endswith("the recipes are person, person_demo, person_rpn, person_small\n")
     printed = refused("train.py", "--config=configs/person_rpn.py:nobody", f"--workdir={tmp_path}")
     assert "configs.nobody" in printed
     printed = refused("train.py", "--config=configs/person.py:caffe", f"--workdir={tmp_path}")
@@ -132,6 +134,39 @@ def test_the_installed_command_finds_the_neighbours_of_a_config(tmp_path):
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
 
 
+def test_a_wheel_has_the_recipes(tmp_path):
+    """A config of one's own in a folder with nothing else, and only the package on the path."""
+    assert '"jaxdet.config.recipes": "configs"' in (tiny.ROOT / "setup.py").read_text()
+    package = shutil.copytree(tiny.ROOT / "jaxdet", tmp_path / "site" / "jaxdet")
+    shutil.copytree(tiny.ROOT / "configs", package / "config" / "recipes")
+    (tmp_path / "own.py").write_text(
+        "from configs import person_small\nget_config = person_small.get_config\n"
+    )
+    program = (
+        "from jaxdet.config.command_line import load_config\n"
+        "print(load_config('own.py').model.fpn.channels, load_config('person_rpn:person_demo').model.roi_head)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=tiny.ENVIRONMENT | {"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "96 None\n"), done.stderr
+
+
+def test_the_package_has_both_commands(tmp_path):
+    done = call("-m", "jaxdet")
+    assert done.returncode == 0 and "train a detector" in done.stdout
+    run = f"--workdir={tmp_path / 'run'}"
+    printed = refused("-m", "jaxdet", "train", "--config=person_demo", run, "--config.train.stepz", "3")
+    assert printed == "jaxdet train: no key config.train.stepz; did you mean config.train.steps?\n"
+    printed = refused("-m", "jaxdet", "evaluate", run, "--config.train.steps=3", "street.jpg")
+    assert printed.startswith(f"jaxdet evaluate: {tmp_path / 'run'} holds no run")
+
+
 def test_missing_data_says_what_to_do(tmp_path):
     printed = refused("train.py", "--config=configs/person.py", f"--workdir={tmp_path / 'run'}")
     assert "no annotation file at data/coco/annotations/instances_train2017.json" in printed
@@ -156,7 +191,8 @@ def test_an_empty_data_set(tmp_path):
 
 
 def test_evaluation_from_the_command_line_and_from_python(tiny_run, tiny_data, tmp_path):
-    ours, theirs = (shutil.copytree(tiny_run.workdir, tmp_path / name) for name in ("ours", "theirs"))
+    names = "ours", "theirs", "package"
+    ours, theirs, package = (shutil.copytree(tiny_run.workdir, tmp_path / name) for name in names)
     done = call(
         "eval.py",
         f"--config=tests/tiny.py:{tiny_data}",
@@ -176,6 +212,14 @@ def test_evaluation_from_the_command_line_and_from_python(tiny_run, tiny_data, t
         line for line in done.stdout.splitlines() if line.startswith("Average")
     ]
     assert len(list((theirs / "pictures").iterdir())) == 3
+    flags = (
+        f"--workdir={package}",
+        "--pictures=0",
+        "--config.data.val.limit=3",
+    )  # and the config of the workdir
+    done = call("-m", "jaxdet", "evaluate", *flags)
+    assert done.returncode == 0, done.stderr
+    assert (package / "eval.json").read_text() == (ours / "eval.json").read_text()
 
 
 def test_evaluation_of_no_run(tmp_path):

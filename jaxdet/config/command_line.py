@@ -1,141 +1,126 @@
-"""The flags of train.py and eval.py, and configs by their place: what does not fit gets its answer in one line."""
+"""Configs on a command line: `--config FILE[:ARGUMENT]` and `--config.KEY=VALUE`, alike in all commands."""
 
+import difflib
+import json
 import os
 import pathlib
 import re
 import runpy
 import sys
+import types
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-HEADLESS = "config.model.roi_head=None"
+from jaxdet.config.checks import config_from_json, flatten, nearest
+from jaxdet.config.keys import HEAD, KEYS
+
+PACKAGE = pathlib.Path(__file__).resolve().parents[1]
+SHIPPED = PACKAGE / "config" / "recipes"
+RECIPES = SHIPPED if SHIPPED.is_dir() else PACKAGE.parent / "configs"  # of a wheel, or of a clone
+NO_HEAD = re.compile(rf"--?config\.{HEAD}=None")
+OVERRIDE = re.compile(r"--?(no)?config\.")
 
 
-def define_cluster_flags():
-    """Flags of a process that is one of several; returns a function that joins the others as they say."""
-    distributed = flags.DEFINE_bool(
-        "distributed", False, "One process of several, as the cluster's own variables tell JAX."
-    )
-    coordinator = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, of several processes.")
-    processes = flags.DEFINE_integer("processes", None, "How many processes there are.", lower_bound=1)
-    process = flags.DEFINE_integer("process", None, "Which of them this one is, from 0.", lower_bound=0)
-    heartbeat = flags.DEFINE_integer(
-        "heartbeat_seconds", 100, "A process silent for so long is dead, and the others end.", lower_bound=1
-    )
+def load_config(location):
+    """The config of FILE[:ARGUMENT]; or of one of jaxdet's recipes by name, such as `person:torchvision`.
 
-    def join():
-        from jaxdet.runs.mesh import join_cluster  # after the flags: a misspelt one answers at once
-
-        join_cluster(distributed.value, coordinator.value, processes.value, process.value, heartbeat.value)
-
-    return join
-
-
-def parse_flags(argv):
-    """absl's parser, for `app.run`; exits with the nearest keys where an override names one that the config lacks."""
-    kept, headless = _without_head(argv)
+    Raises FileNotFoundError, with the nearest name, where there is no such file, and ValueError where the
+    file makes no config.
+    """
+    name, _, argument = location.partition(":")
+    stored = pathlib.Path(name).stem == "stored" and not pathlib.Path(name).exists()
+    path = None if stored else _find(name)
     try:
-        rest = flags.FLAGS(kept)
-        if headless:
-            flags.FLAGS.config.model.roi_head = None
-        return rest
-    except flags.Error as error:
-        sys.exit(
-            f"{os.path.basename(argv[0])}: {_with_range(error)}; --helpshort and --helpfull list the flags"
-        )
-    except (ImportError, OSError) as error:  # the config file itself
-        sys.exit(f"{os.path.basename(argv[0])}: {error}")
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        sys.exit(f"{os.path.basename(argv[0])}: {_unknown_key_of(argv) or _with_range(error)}")
+        if stored:
+            print(f"{name} is no longer needed: without --config, eval.py takes the config of its workdir")
+            return config_from_json(json.loads(pathlib.Path(argument, "config.json").read_text()))
+        return _run(path, argument)
+    except Exception as error:
+        raise ValueError(f"{name} makes no config: {type(error).__name__}: {error}") from error
 
 
-def _without_head(arguments):
-    """Arguments but `--config.model.roi_head=None`, and whether it was there: ml_collections takes no None for a section."""
-    kept = [text for text in arguments if text not in (f"-{HEADLESS}", f"--{HEADLESS}")]
-    return kept, len(kept) < len(arguments)
+def _find(name):
+    """The file that makes a config. Raises FileNotFoundError where there is none."""
+    path = pathlib.Path(name)
+    recipes = {recipe.stem: recipe for recipe in sorted(RECIPES.glob("*.py"))}
+    recipe = name.removeprefix("configs/").removesuffix(".py")
+    if path.is_file() or recipe in recipes:
+        return path if path.is_file() else recipes[recipe]
+    known = {stem: stem for stem in recipes} | {file.stem: file for file in path.parent.glob("*.py")}
+    near = difflib.get_close_matches(path.stem, known, 1)
+    words = f"did you mean {known[near[0]]}?" if near else f"the recipes are {', '.join(recipes)}"
+    raise FileNotFoundError(f"no config {name}: No such file; {words}")
 
 
-def _with_range(error):
-    """The error about an override's value, with what is right for the key that it names."""
-    from jaxdet.config.checks import RULES
+def _run(path, argument):
+    """What `get_config` of a file returns.
 
-    key = re.search(r"--config\.([\w.]+)=", str(error))
-    return f"{error}; {RULES[key[1]][0]}" if key and key[1] in RULES else error
+    While it runs, `configs` is a package of the files beside it, of other folders of that name on Python's
+    path, and of jaxdet's recipes, in this order.
+    """
+    path = path.resolve()
+    before = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "configs"}
+    for name in before:
+        del sys.modules[name]
+    sys.path.insert(0, str(path.parent.parent))
+    sys.modules["configs"] = package = types.ModuleType("configs")
+    elsewhere = [os.path.join(folder, "configs") for folder in sys.path]
+    package.__path__ = [str(path.parent), *elsewhere, str(RECIPES)]
+    try:
+        functions = runpy.run_path(str(path))
+        if "get_config" not in functions:
+            raise LookupError("it has no function get_config")
+        config = functions["get_config"](*([argument] if argument else []))
+        if not isinstance(config, ConfigDict):
+            raise TypeError(f"get_config returns a {type(config).__name__}, not a ConfigDict")
+        return config
+    finally:
+        sys.path.remove(str(path.parent.parent))
+        for name in [name for name in sys.modules if name.split(".")[0] == "configs"]:
+            del sys.modules[name]
+        sys.modules.update(before)
 
 
 def override(config, arguments):
-    """Changes a config as `--config.KEY=VALUE ...` say, values as train.py takes them.
+    """Changes a config as `--config.KEY=VALUE ...` say.
 
-    Raises ValueError for any other argument, a key that the config does not have (with the nearest), or a value of a wrong type.
+    Raises ValueError for any other argument, for a key that the config does not have (with the nearest), and
+    for a value of a wrong type (with what is right).
     """
-    arguments, headless = _without_head(arguments)
-    for argument in arguments:
-        if not argument.startswith("--config.") or "=" not in argument:
-            raise ValueError(f"no flag {argument}; keys of the config are set with --config.KEY=VALUE")
-    argv, values = ["jaxdet", *arguments], flags.FlagValues()
+    values = [argument for argument in arguments if not NO_HEAD.fullmatch(argument)]
+    for argument in values:
+        if argument.startswith("-") and not OVERRIDE.match(argument):
+            raise ValueError(_no_flag(argument))
+    argv, fields = ["", *values], flags.FlagValues()
+    fields.set_gnu_getopt()
     try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
-        values(argv)
-        if headless:
-            config.model.roi_head = None
+        config_flags.DEFINE_config_dict("config", config, flag_values=fields, sys_argv=argv)
+        words = fields(argv)[1:]
     except (AttributeError, LookupError, TypeError, ValueError, flags.Error) as error:
-        raise ValueError(_unknown_key(config, arguments) or str(_with_range(error))) from error
+        raise ValueError(_unknown_key(config, values) or _with_rule(str(error))) from error
+    if words:
+        raise ValueError(_no_flag(words[0]))
+    if len(values) < len(arguments):  # ml_collections takes no None for a section
+        config.update_from_flattened_dict({HEAD: None})
 
 
-def _unknown_key_of(argv):
-    """`_unknown_key` of a whole command line; None where its config fails, and the error that led here says how."""
-    try:
-        config = _config_of(argv)
-    except Exception:
-        return None
-    return _unknown_key(config, argv[1:])
+def _no_flag(word):
+    return f"no flag {word}; keys of the config are set with --config.KEY=VALUE"
 
 
 def _unknown_key(config, arguments):
     """What to say of the first override whose key the config does not have; None where it has all of them."""
-    keys = _keys(config)
+    keys = list(flatten(config.to_dict()))
     for argument in arguments:
-        name = argument.lstrip("-").split("=")[0]
+        name = OVERRIDE.sub("config.", argument.split("=")[0], count=1)
         key = name.removeprefix("config.")
-        if name == key or any(f"{other}.".startswith(f"{key}.") for other in keys):
-            continue
-        from jaxdet.config.checks import nearest  # only now, for it takes a moment
-
-        return f"no key {name}; {nearest(key, keys)}"
+        if name != key and not any(f"{other}.".startswith(f"{key}.") for other in keys):
+            return f"no key {name}; {nearest(key, keys)}"
     return None
 
 
-def load_config(location):
-    """The config of FILE[:ARGUMENT]. Raises OSError, or ValueError where the file does not make one.
-
-    While it runs it can import its neighbours as `configs.NAME`, wherever it is called from.
-    """
-    path, _, argument = location.partition(":")
-    if not pathlib.Path(path).is_file():
-        raise FileNotFoundError(f"no config at {path}; those of jaxdet are in its repository, under configs/")
-    beside = str(pathlib.Path(path).resolve().parent.parent)
-    sys.path.insert(0, beside)
-    try:
-        return runpy.run_path(path)["get_config"](*([argument] if argument else []))
-    except Exception as error:
-        raise ValueError(f"{path} makes no config: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(beside)
-
-
-def _config_of(argv):
-    """The config of `--config FILE[:ARGUMENT]`, without overrides."""
-    values = [
-        argument.split("=", 1)[1] for argument in argv if argument.startswith(("--config=", "-config="))
-    ]
-    values += [argv[i + 1] for i, argument in enumerate(argv[:-1]) if argument in ("--config", "-config")]
-    return load_config(values[0])
-
-
-def _keys(config, prefix=""):
-    """Dotted names of all values."""
-    keys = []
-    for name, value in config.items():
-        keys += _keys(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else [prefix + name]
-    return keys
+def _with_rule(message):
+    """An error about the value of an override, with what is right for the key that it names."""
+    key = re.search(r"--config\.([\w.]+)=", message)
+    return f"{message}; {KEYS[key[1]].rule.words}" if key and key[1] in KEYS else message

@@ -28,7 +28,7 @@ class Batches:
     pictures of each batch. What waits is batched as soon as the network is free; nobody waits for a batch to fill.
     """
 
-    def __init__(self, detector, largest=4, waiting=64, observe=lambda count: None):
+    def __init__(self, detector, largest, waiting, observe=lambda count: None):
         self.detector, self.waiting, self.observe = detector, waiting, observe
         self.sizes = [2**i for i in range(largest.bit_length()) if 2**i <= largest]
         self.queue, self.changed = collections.deque(), threading.Condition()

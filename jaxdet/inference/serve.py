@@ -24,6 +24,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 import jaxdet
+from jaxdet.config.limits import Limits
 from jaxdet.data.images import FORMATS, decode
 from jaxdet.inference.batching import Batches, Full
 from jaxdet.inference.detector import as_json
@@ -41,10 +42,10 @@ class Refused(Exception):
         self.status, self.error, self.message = status, error, message
 
 
-def serve(workdir, host="127.0.0.1", port=8000, batch_size=4, **limits):
+def serve(workdir, host, port, **limits):
     """Serves the detector of a workdir until SIGINT or SIGTERM, then answers what was accepted and returns.
 
-    limits: those of `application`. Raises FileNotFoundError where there is no run, OSError where the port is not free,
+    limits: see jaxdet.config.limits. Raises FileNotFoundError where there is no run, OSError where the port is not free,
     ValueError where it is none, or as `application`.
     """
     if not 0 <= port < 65536:
@@ -54,7 +55,7 @@ def serve(workdir, host="127.0.0.1", port=8000, batch_size=4, **limits):
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))  # before the minutes of compilation; nobody is let in yet
         detector = jaxdet.load(workdir)
-        app = application(detector, batch_size, **limits)
+        app = application(detector, **limits)
         shown = f"[{host}]" if ":" in host else host
         print(f"compiled {app.state.batches.start()} shapes", flush=True)
         # longer than clients keep idle connections: else one closes under a request that is just being sent
@@ -75,26 +76,16 @@ def serve(workdir, host="127.0.0.1", port=8000, batch_size=4, **limits):
         server.run(sockets=[listener])
 
 
-def application(
-    detector,
-    batch_size=4,
-    max_bytes=20_000_000,
-    max_pixels=50_000_000,
-    max_requests=64,
-    body_seconds=10.0,
-    answer_seconds=30.0,
-):
+def application(detector, **limits):
     """The ASGI application; `app.state.batches.start()` before its first request.
 
-    max_bytes: of a body. max_pixels: that a picture may declare. max_requests: that are taken at a time, all else is
-    answered 503. body_seconds: for a body to arrive. answer_seconds: from there to the answer. `app.state.seconds` is what a
-    request takes at most.
-
-    Raises ValueError where max_pixels is above `PIL.Image.MAX_IMAGE_PIXELS`, which would be refused all the same.
+    limits: those of jaxdet.config.limits that are not to be the default. `app.state.seconds` is what a request takes at
+    most. Raises ValueError where max_pixels is above `PIL.Image.MAX_IMAGE_PIXELS`, which would be refused all the same.
     """
-    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+    limits = Limits(**limits)
+    if Image.MAX_IMAGE_PIXELS is not None and limits.max_pixels > Image.MAX_IMAGE_PIXELS:
         raise ValueError(
-            f"--max-pixels is {max_pixels}; pictures of more than {Image.MAX_IMAGE_PIXELS} are not decoded"
+            f"--max-pixels is {limits.max_pixels}; pictures of more than {Image.MAX_IMAGE_PIXELS} are not decoded"
         )
     registry = prometheus_client.CollectorRegistry()
     answers = prometheus_client.Counter(
@@ -107,7 +98,7 @@ def application(
         "jaxdet_batch_pictures", "Pictures in a batch.", buckets=(1, 2, 4, 8, 16, 32), registry=registry
     )
     taken = prometheus_client.Gauge("jaxdet_requests", "Requests being worked on.", registry=registry)
-    batches = Batches(detector, batch_size, max_requests, batches_seen.observe)
+    batches = Batches(detector, limits.batch_size, limits.max_requests, batches_seen.observe)
     pool = concurrent.futures.ThreadPoolExecutor(DECODERS, "decoder")
     names = [category["name"] for category in detector.categories]
     in_work = 0
@@ -117,7 +108,7 @@ def application(
 
     def submit(body):
         """In one step, so that no more than DECODERS pictures are held at full size."""
-        image = picture(body, max_pixels)
+        image = picture(body, limits.max_pixels)
         return image.shape[:2], batches.submit(image)
 
     async def detections(body):
@@ -130,10 +121,10 @@ def application(
     async def answer(request):
         kind, threshold = wanted(request)
         check_type(request)
-        body = await read(request, max_bytes, body_seconds)
+        body = await read(request, limits.max_bytes, limits.body_seconds)
         request.state.whole = True
         try:
-            async with asyncio.timeout(answer_seconds):
+            async with asyncio.timeout(limits.answer_seconds):
                 (height, width), found = await detections(body)
                 if kind in DRAWN:
                     drawn = await in_pool(
@@ -141,13 +132,13 @@ def application(
                     )
                     return Response(drawn, media_type=kind)
         except TimeoutError:
-            raise Refused(504, "too_slow", f"no answer within {answer_seconds:g} s") from None
+            raise Refused(504, "too_slow", f"no answer within {limits.answer_seconds:g} s") from None
         rows = [row for row in as_json(found, names) if row["score"] >= (threshold or 0)]
         return JSONResponse({"width": width, "height": height, "detections": rows})
 
     async def counted(request):
         nonlocal in_work
-        if in_work >= max_requests:
+        if in_work >= limits.max_requests:
             raise busy()
         in_work += 1
         taken.set(in_work)
@@ -167,7 +158,7 @@ def application(
                 # what is left of the body would be taken for the next request
                 headers["Connection"] = "close"
                 if refusal.status != 408:
-                    await drain(request, 4 * max_bytes)
+                    await drain(request, 4 * limits.max_bytes)
             response = problem(refusal.status, refusal.error, refusal.message, headers)
         except ClientDisconnect:
             response = problem(400, "gone", "the body was not sent to its end")
@@ -202,7 +193,7 @@ def application(
         exception_handlers={HTTPException: http_problem},
     )
     app.state.batches = batches
-    app.state.seconds = body_seconds + answer_seconds + 2  # a refusal reads on for a second
+    app.state.seconds = limits.body_seconds + limits.answer_seconds + 2  # a refusal reads on for a second
     return app
 
 

@@ -1,1 +1,1 @@
-"""The trainer: one jitted step, one loop around it. Only train.py reaches in here."""
+"""The trainer: one jitted step, one loop around it. Only the commands and pages reach in here."""

@@ -11,11 +11,12 @@ import pytest
 
 from configs import person, person_rpn
 from jaxdet.config import checks
+from jaxdet.config.keys import KEYS
 from jaxdet.models import FasterRCNN
 from jaxdet.training.optimizer import optimizer
 from jaxdet.training.step import create_state
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 NAMES = sorted(
     path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "stored")
 )
@@ -27,10 +28,10 @@ def load(name):
 
 @functools.cache
 def read_attributes():
-    """Every name that some file of jaxdet reads as `.name` or `["name"]`; config.py only checks them."""
+    """Every name that some file of jaxdet reads as `.name` or `["name"]`; jaxdet/config only checks them."""
     names = set()
     for path in (ROOT / "jaxdet").rglob("*.py"):
-        if path.name != "config.py":
+        if path.parent.name != "config":
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                     names.add(node.attr)
@@ -140,12 +141,10 @@ def test_a_wrong_value_is_refused(key, value):
 def test_every_key_has_a_rule_and_no_other_type_passes(name):
     config = load(name)
     flat = checks.flatten(config.to_dict())
-    without_head = {key for key in checks.RULES if not key.startswith("model.roi_head.")}
-    assert flat.keys() == (
-        checks.RULES.keys() if config.model.roi_head else without_head | {"model.roi_head"}
-    )
-    for key in flat.keys() & checks.RULES.keys():
-        right, test = checks.RULES[key]
+    without_head = {key for key in KEYS if not key.startswith("model.roi_head.")}
+    assert flat.keys() == (KEYS.keys() if config.model.roi_head else without_head | {"model.roi_head"})
+    for key in flat.keys() & KEYS.keys():
+        right, test = KEYS[key].rule
         assert test(flat[key]) and right
         wrong = [math.nan, math.inf, -1, 2**31, None, b"", {}, [None], ("a", 1), object(), (math.nan,) * 4]
         wrong += [str(flat[key]) + "s"] if type(flat[key]) is not str else [7]
@@ -168,10 +167,10 @@ def test_unknown_and_missing_keys_of_a_config_file():
 
 
 def test_every_key_is_found_by_a_misspelt_name():
-    for key in checks.RULES:
+    for key in KEYS:
         for wrong in (key[:-1], key + key[-1], key[:-2] + key[-1] + key[-2]):
-            if wrong not in checks.RULES:
-                assert f"config.{key}" in re.split("[ ?]", checks.nearest(wrong, checks.RULES)), wrong
+            if wrong not in KEYS:
+                assert f"config.{key}" in re.split("[ ?]", checks.nearest(wrong, KEYS)), wrong
 
 
 @pytest.mark.parametrize(
@@ -279,9 +278,9 @@ READ_AS = {
 def test_every_key_is_read_in_the_section_it_stands_in():
     """Not only some attribute of that name: `.split` and `.name` are everywhere."""
     sources = "\n".join(
-        path.read_text() for path in (ROOT / "jaxdet").rglob("*.py") if path.name != "config.py"
+        path.read_text() for path in (ROOT / "jaxdet").rglob("*.py") if path.parent.name != "config"
     )
-    for key in checks.RULES:
+    for key in KEYS:
         section, _, name = key.rpartition(".")
         if key.startswith(("model.loss_weights.", "model.test.")):
             assert re.search(rf"\b{name}\b", sources), key  # by name, into keyword arguments
