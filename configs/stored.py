@@ -3,9 +3,9 @@
 python eval.py --config configs/stored.py:runs/converted --workdir runs/converted
 """
 
-from jaxdet.inference.detector import load_config
+from jaxdet.runs.workdir import Workdir
 
 
 def get_config(workdir):
     """W/config.json as a config."""
-    return load_config(workdir)
+    return Workdir(workdir).config()

@@ -4,14 +4,12 @@ import contextlib
 import difflib
 import json
 import math
-import pathlib
 
 from ml_collections import ConfigDict
 
 from jaxdet.data.transforms import RESIZINGS
 from jaxdet.models.layers import NORMS
 from jaxdet.models.resnet import BLOCKS
-from jaxdet.runs.files import write_whole
 
 LARGEST = 2**31 - 1  # steps and random keys are int32 on the device
 
@@ -259,25 +257,18 @@ def nearest(key, keys):
     return "there are " + ", ".join(dict.fromkeys(f"config.{other.split('.')[0]}" for other in keys))
 
 
-def load_config(directory):
-    """Config of a workdir, W/config.json, with the keys that came later than it.
+def config_from_json(content):
+    """The config that a workdir's config.json holds, given its content, with the keys that came later than it.
 
-    Raises FileNotFoundError where there is none, ValueError where it is damaged or has a key or value that cannot be.
+    Raises ValueError where it has a key or value that cannot be, or an error of Python where it is no config at all.
     """
-    path = pathlib.Path(directory) / "config.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{directory} holds no run: there is no {path}; train.py --workdir makes one")
-    try:
-        config = ConfigDict(_with_tuples(json.loads(path.read_text())))
-        for split in (config.data.train, config.data.val):
-            if "floor_sizes" in split:  # `resizing` has taken its place
-                del split["floor_sizes"]
-        _fill_added(config)
-        faults = _faults(flatten(config.to_dict()))
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no config: {error}") from None
-    if faults:
-        raise ValueError(f"{path} cannot be right:\n" + "\n".join(faults))
+    config = ConfigDict(_with_tuples(content))
+    for split in (config.data.train, config.data.val):
+        if "floor_sizes" in split:  # `resizing` has taken its place
+            del split["floor_sizes"]
+    _fill_added(config)
+    if faults := _faults(flatten(config.to_dict())):
+        raise ValueError("it cannot be right\n" + "\n".join(faults))
     return config
 
 
@@ -325,24 +316,3 @@ def check_same_state(before, now, workdir):
         raise ValueError(
             f"the checkpoints of {workdir} do not fit; take another workdir or undo\n  " + "\n  ".join(lines)
         )
-
-
-def compare_configs(workdir, config, resuming):
-    """Where a run goes on, names each key that differs from the config it was started with, W/config.json.
-
-    Raises ValueError where the model, the kind of optimiser or the use of averaged parameters differs. Everything else
-    may change on the way and counts from here on.
-    """
-    if resuming and (pathlib.Path(workdir) / "config.json").exists():
-        before = load_config(workdir)
-        check_same_model(before, config, workdir)
-        check_same_state(before, config, workdir)
-        changed = changes(before.to_dict(), config.to_dict())
-        if changed:
-            print("the config changed since this run was started; from here on")
-            print("\n".join(f"  config.{key}: {change}" for key, change in changed.items()))
-
-
-def write_config(workdir, config):
-    """Writes W/config.json, whole or not at all."""
-    write_whole(pathlib.Path(workdir) / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
