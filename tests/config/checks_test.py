@@ -16,7 +16,7 @@ from jaxdet.runs.workdir import Workdir
 from jaxdet.training.optimizer import optimizer
 from jaxdet.training.step import create_state
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 NAMES = sorted(
     path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "stored")
 )
