@@ -9,7 +9,6 @@ Exits with 1 where they are not. Other flags go to train.py.
 """
 
 import argparse
-import json
 import pathlib
 import random
 import subprocess
@@ -17,6 +16,14 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+from absl import logging  # noqa: E402
+
+from jaxdet.runs.checkpoint import Checkpoints  # noqa: E402
+from jaxdet.runs.workdir import Workdir  # noqa: E402
 
 
 def main():
@@ -72,32 +79,21 @@ def kill_at(process, workdir, target, delay):
 
 def last_step(workdir):
     """Last step in the log of a run, 0 without one."""
-    try:
-        lines = (workdir / "metrics.jsonl").read_text().splitlines()
-        return json.loads(lines[-1])["step"]
-    except (OSError, IndexError, json.JSONDecodeError):
-        return 0
+    return max((line["step"] for line in Workdir(workdir).metrics()), default=0)
 
 
 def metrics(workdir):
     """Lines of the log without what a clock measured."""
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    lines = Workdir(workdir).metrics()
     return [{k: v for k, v in line.items() if k not in ("step_time", "data_time")} for line in lines]
 
 
 def compare(undisturbed, killed):
     """Prints what differs between two finished runs; returns whether anything does."""
-    sys.path.insert(0, str(ROOT))
-    import jax
-    import numpy as np
-    from absl import logging
-
-    from jaxdet.runs.checkpoint import Checkpoints
-
     logging.set_verbosity(logging.ERROR)
     states = []
     for workdir in (undisturbed, killed):
-        checkpoints = Checkpoints(workdir, read_only=True)
+        checkpoints = Checkpoints(Workdir(workdir).checkpoints, read_only=True)
         states.append(checkpoints.restore_arrays(checkpoints.latest_step()))
     leaves = [jax.tree_util.tree_leaves_with_path(state) for state in states]
     differ = [

@@ -43,6 +43,7 @@ from PIL import Image  # noqa: E402
 from jaxdet.models.faster_rcnn import Detections, Stages  # noqa: E402
 from jaxdet.pages.report import write_report  # noqa: E402
 from jaxdet.runs.checkpoint import Checkpoints  # noqa: E402
+from jaxdet.runs.workdir import Workdir  # noqa: E402
 from jaxdet.training import loop, validation  # noqa: E402
 from tests import tiny  # noqa: E402
 
@@ -120,18 +121,17 @@ AFTERWARDS = {"results": evaluate, "report": report}  # what is killed once the 
 
 def check(workdir):
     """True where something half done looks whole."""
-    for path in workdir.glob("*.json"):
+    workdir = Workdir(workdir)
+    for path in workdir.path.glob("*.json"):
         json.loads(path.read_text())
-    lines = (
-        (workdir / "metrics.jsonl").read_text().splitlines() if (workdir / "metrics.jsonl").exists() else []
-    )
+    lines = workdir.metrics_file.read_text().splitlines() if workdir.metrics_file.exists() else []
     for line in lines[:-1]:
         json.loads(line)
-    if (workdir / "report" / "index.html").exists():
-        check_report(workdir / "report")
-    if not (workdir / "checkpoints").is_dir():
+    if (workdir.report / "index.html").exists():
+        check_report(workdir.report)
+    if not workdir.checkpoints.is_dir():
         return False
-    checkpoints = Checkpoints(workdir, read_only=True)
+    checkpoints = Checkpoints(workdir.checkpoints, read_only=True)
     return any(
         int(checkpoints.restore_arrays(step)["step"]) != step for step in checkpoints.manager.all_steps()
     )
@@ -169,9 +169,15 @@ def _changed(folder):
     return folder.stat().st_mtime_ns if folder.exists() else None
 
 
+def _results(workdir):
+    """The file of an evaluation's numbers, whole or still being written."""
+    return list(workdir.path.glob(f"{workdir.results_file.name}*"))
+
+
 def moments(kind, workdir, config, rng):
     """Function that tells when the moment of a kind has come, a random while after what starts it."""
-    started, pictures = last_step(workdir), _changed(workdir / "report" / "pictures")
+    started, run = last_step(workdir), Workdir(workdir)
+    pictures = _changed(run.report / "pictures")
     target, begun = started + rng.randint(1, 5), []
     after = {"start": 1.5, "step": 0.05, "save": 0.08, "evaluation": 0.15, "results": 0.4, "report": 1}[
         kind
@@ -181,12 +187,12 @@ def moments(kind, workdir, config, rng):
         if kind == "start":
             return True
         if kind == "report":
-            return _changed(workdir / "report" / "pictures") != pictures
+            return _changed(run.report / "pictures") != pictures
         if kind == "results":
-            return any(workdir.glob("eval.json*"))
+            return any(_results(run))
         step = last_step(workdir)
         if kind == "save":
-            return step >= target and any((workdir / "checkpoints").glob("*tmp*"))
+            return step >= target and any(run.checkpoints.glob("*tmp*"))
         if kind == "evaluation":
             return step >= target and step % config.train.evaluate_every == 0
         return step >= target
@@ -227,7 +233,7 @@ def main():
             finish(live(log, train, config, killed), log)
         for _ in range(TRIES):
             if kind == "results":
-                for path in killed.glob("eval.json*"):
+                for path in _results(Workdir(killed)):
                     path.unlink()
             if kind == "report":
                 finish(live(log, report, config, killed), log)
@@ -244,10 +250,14 @@ def main():
     print(f"killed {sum(done.values())} times: {dict(done)}; {ended} had ended before")
     finish(live(root / "comparison", compare, undisturbed, killed), root / "comparison")
     print((root / "comparison").read_text().strip())
-    for name in ("eval.json", "detections.json"):
-        if (undisturbed / name).read_bytes() != (killed / name).read_bytes():
-            sys.exit(f"{name} differs")
-    numbers = [json.loads((run / "report" / "report.json").read_text()) for run in (undisturbed, killed)]
+    one, other = Workdir(undisturbed), Workdir(killed)
+    for ours, theirs in (
+        (one.results_file, other.results_file),
+        (one.detections_file, other.detections_file),
+    ):
+        if ours.read_bytes() != theirs.read_bytes():
+            sys.exit(f"{ours.name} differs")
+    numbers = [json.loads((run.report / "report.json").read_text()) for run in (one, other)]
     # whose runs go by the names of their workdirs
     ours, theirs = (found | {"runs": list(found["runs"].values())} for found in numbers)
     if ours != theirs:

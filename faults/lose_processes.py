@@ -12,7 +12,6 @@ flags go to train.py.
 
 import argparse
 import collections
-import json
 import os
 import pathlib
 import random
@@ -21,6 +20,8 @@ import socket
 import subprocess
 import sys
 import time
+
+from jaxdet.runs.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LAYOUTS = (1, 4), (2, 1), (2, 2), (4, 1)  # processes, devices of each
@@ -76,11 +77,7 @@ def last_step(workdir):
 
 def losses(workdir):
     """{step: loss} of the log."""
-    try:
-        lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    except (OSError, json.JSONDecodeError):
-        return {}
-    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+    return {line["step"]: line["loss"] for line in Workdir(workdir).metrics() if "loss" in line}
 
 
 def disturb(command, workdir, moments, steps):
@@ -105,7 +102,7 @@ def disturb(command, workdir, moments, steps):
     if kind == "SIGKILL to one":
         expected = all(code not in (0, 75) for code in codes)
     else:
-        saved = (workdir / "checkpoints" / str(last_step(workdir))).is_dir()
+        saved = (Workdir(workdir).checkpoints / str(last_step(workdir))).is_dir()
         expected = codes == [75] * processes and saved
     print(f"{what}, all ended {time.monotonic() - started:.1f} s later", flush=True)
     return kind, "" if expected else f"{what}: exit codes {codes}: {printed}"

@@ -20,6 +20,7 @@ from PIL import Image
 from configs import person_small
 from jaxdet.data import pipeline
 from jaxdet.runs import mesh
+from jaxdet.runs.workdir import Workdir
 from jaxdet.training import loop, validation
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -186,13 +187,13 @@ def undisturbed_run(folder):
 
 def metrics(workdir):
     """Lines of metrics.jsonl, without what a clock measured."""
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    lines = Workdir(workdir).metrics()
     return [{k: v for k, v in line.items() if k not in ("step_time", "data_time")} for line in lines]
 
 
 def checkpoint_steps(workdir):
     """Steps of the checkpoints there are."""
-    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    return sorted(int(path.name) for path in Workdir(workdir).checkpoints.iterdir())
 
 
 def assert_equal_trees(left, right):

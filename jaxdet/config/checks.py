@@ -3,12 +3,10 @@
 import contextlib
 import difflib
 import json
-import pathlib
 
 from ml_collections import ConfigDict
 
 from jaxdet.config.keys import KEYS, keys_of
-from jaxdet.runs.files import write_whole
 
 
 def _contradictions(flat):
@@ -93,20 +91,6 @@ def nearest(key, keys):
     return "there are " + ", ".join(dict.fromkeys(f"config.{other.split('.')[0]}" for other in keys))
 
 
-def load_config(directory):
-    """Config of a workdir, W/config.json, with the keys that came later than it.
-
-    Raises FileNotFoundError where there is none, ValueError where it is damaged or has a key or value that cannot be.
-    """
-    path = pathlib.Path(directory) / "config.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{directory} holds no run: there is no {path}; train.py --workdir makes one")
-    try:
-        return config_from_json(json.loads(path.read_text()))
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no config: {error}") from None
-
-
 def config_from_json(content):
     """The config that a workdir's config.json holds, given its content, with the keys that came later than it.
 
@@ -166,24 +150,3 @@ def check_same_state(before, now, workdir):
         raise ValueError(
             f"the checkpoints of {workdir} do not fit; take another workdir or undo\n  " + "\n  ".join(lines)
         )
-
-
-def compare_configs(workdir, config, resuming):
-    """Where a run goes on, names each key that differs from the config it was started with, W/config.json.
-
-    Raises ValueError where the model, the kind of optimiser or the use of averaged parameters differs. Everything else
-    may change on the way and counts from here on.
-    """
-    if resuming and (pathlib.Path(workdir) / "config.json").exists():
-        before = load_config(workdir)
-        check_same_model(before, config, workdir)
-        check_same_state(before, config, workdir)
-        changed = changes(before.to_dict(), config.to_dict())
-        if changed:
-            print("the config changed since this run was started; from here on")
-            print("\n".join(f"  config.{key}: {change}" for key, change in changed.items()))
-
-
-def write_config(workdir, config):
-    """Writes W/config.json, whole or not at all."""
-    write_whole(pathlib.Path(workdir) / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")

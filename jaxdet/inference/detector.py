@@ -1,17 +1,12 @@
 """A trained detector in three lines: `jaxdet.load`."""
 
-import json
-import pathlib
-
 import jax
 import numpy as np
 
-from jaxdet.config.checks import load_config
 from jaxdet.data import transforms
 from jaxdet.evaluation.stages import original_boxes, rpn_categories
 from jaxdet.models import FasterRCNN
-from jaxdet.models.faster_rcnn import merge_variables
-from jaxdet.runs.checkpoint import Checkpoints
+from jaxdet.runs.workdir import Workdir
 
 
 def load(directory, step=None):
@@ -20,42 +15,16 @@ def load(directory, step=None):
     Raises FileNotFoundError, saying what is missing, where the folder holds no run; ValueError where its files are damaged or
     contradict each other.
     """
-    directory = pathlib.Path(directory)
-    config = load_config(directory)
-    categories = load_categories(directory)
+    workdir = Workdir(directory)
+    config, categories = workdir.config(), workdir.categories()
     if len(categories) != config.model.num_classes:
         raise ValueError(
-            f"{directory / 'categories.json'} names {len(categories)} categories, but model.num_classes in config.json is "
-            f"{config.model.num_classes}"
+            f"{workdir.categories_file} names {len(categories)} categories, but model.num_classes in "
+            f"{workdir.config_file.name} is {config.model.num_classes}"
         )
     if config.model.roi_head is None:
         categories = rpn_categories(categories)
-    return Detector(config, load_variables(directory, step), categories)
-
-
-def load_categories(directory):
-    """Categories of a workdir's training as [{"id", "name"}], in the order of the labels. Raises as load_config."""
-    path = pathlib.Path(directory) / "categories.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{directory} holds no run: there is no {path}; train.py --workdir makes one")
-    try:
-        return [{"id": int(c["id"]), "name": str(c["name"])} for c in json.loads(path.read_text())]
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no list of categories: {error}") from None
-
-
-def load_variables(directory, step=None):
-    """What `model.apply` takes, from a checkpoint of a workdir; averaged parameters where the run has them."""
-    if not (pathlib.Path(directory) / "checkpoints").is_dir():
-        raise FileNotFoundError(f"{directory} holds no checkpoints; train.py --workdir writes them")
-    checkpoints = Checkpoints(directory, read_only=True)
-    step = checkpoints.best_step() if step is None else step
-    if step is None:
-        raise FileNotFoundError(f"{directory}/checkpoints holds no finished checkpoint yet")
-    state = checkpoints.restore_arrays(step)
-    checkpoints.close()
-    trainable = state.get("average") or state["trainable"]
-    return merge_variables(trainable, state.get("frozen"), state.get("constants"), state.get("batch_stats"))
+    return Detector(config, workdir.variables(step), categories)
 
 
 def check_detects(variables):

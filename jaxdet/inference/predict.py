@@ -10,6 +10,8 @@ import jaxdet
 from jaxdet.data.images import decode
 from jaxdet.inference.detector import as_json
 from jaxdet.inference.drawing import draw
+from jaxdet.runs.files import write_whole
+from jaxdet.runs.workdir import Workdir
 
 PICTURES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif"),
@@ -31,7 +33,7 @@ def predict_all(workdir, inputs, output=None, threshold=0.5):
 
     Returns what to print, and a line for each input that was left out. Raises FileNotFoundError where there is no run.
     """
-    output = pathlib.Path(output or pathlib.Path(workdir) / "predictions")
+    output = pathlib.Path(output or Workdir(workdir).predictions)
     paths, failed = find(inputs, output)
     detector = jaxdet.load(workdir)
     output.mkdir(parents=True, exist_ok=True)
@@ -58,7 +60,7 @@ def predict_all(workdir, inputs, output=None, threshold=0.5):
         results.append({"picture": str(path), "drawn": drawn, "detections": as_json(found, names)})
     written = [f"{videos} videos, each with a .jsonl of a line a frame, in {output}"] if videos else []
     if results or not videos:
-        (output / "detections.json").write_text(json.dumps(results, indent=1) + "\n")
+        write_whole(output / "detections.json", json.dumps(results, indent=1) + "\n")
         written += [f"{len(results)} pictures and detections.json (boxes x1 y1 x2 y2 in pixels) in {output}"]
     return "\n".join(written), failed
 

@@ -7,7 +7,6 @@ DIR then holds config.json with the library's preset, categories.json and one ch
 detector, and `config.init_from=DIR` starts a training from it.
 """
 
-import json
 import pathlib
 import re
 
@@ -15,19 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save, save_file
 
 from jaxdet.config import presets
 from jaxdet.data.tfds_layout import COCO_IDS, COCO_NAMES
-from jaxdet.inference.detector import load_config, load_variables
 from jaxdet.interop import detectron2, torchvision
 from jaxdet.interop.files import read
 from jaxdet.interop.layout import LEAVES, module_and_leaf, to_ours, to_torch
 from jaxdet.models import FasterRCNN
 from jaxdet.models.resnet import BLOCKS
-from jaxdet.runs.checkpoint import Checkpoints
+from jaxdet.runs.workdir import Workdir
 
-UNREAD = "unread.safetensors"  # what has no place here but belongs to the way back
 MEANINGLESS = "num_batches_tracked"
 
 
@@ -39,8 +36,8 @@ def convert(library, source, output, config, classes=(), inputs=None, norm_epsil
     norms, where what is known of the library's files does not hold for this one. Raises ValueError, naming parameters, where names or shapes are not those of a
     detector or ImageNet classifier (ResNet-18 to -101) that jaxdet has; nothing is written then.
     """
-    output = pathlib.Path(output)
-    if output.exists() and any(output.iterdir()):
+    output = Workdir(output)
+    if output.path.exists() and any(output.path.iterdir()):
         raise ValueError(f"{output} is not empty")
     arrays = read(source)
     caffe2 = library == "detectron2" and any("_branch2a_w" in name for name in arrays)
@@ -127,10 +124,11 @@ def export(library, directory, output):
     if output.suffix != ".safetensors":
         raise ValueError(f"{output}: the name must end in .safetensors")
     theirs = {"torchvision": torchvision, "detectron2": detectron2}[library]
-    config = load_config(directory)
+    workdir = Workdir(directory)
+    config = workdir.config()
     if config.model.roi_head and config.model.roi_head.class_agnostic and config.model.num_classes > 1:
         raise ValueError(f"{library} has no class-agnostic box head of this form")
-    variables = flatten_dict(load_variables(directory))
+    variables = flatten_dict(workdir.variables())
     whole = any(path[1] == "pyramid" for path in variables)
     head, backbone = config.model.roi_head, config.model.backbone
     odd = {
@@ -148,8 +146,7 @@ def export(library, directory, output):
         raise ValueError(
             f"{library} has no place for {', '.join(key for key, value in odd.items() if value)}"
         )
-    unread = pathlib.Path(directory) / UNREAD
-    unread = load_file(unread) if unread.exists() else {}
+    unread = load(workdir.unread_file.read_bytes()) if workdir.unread_file.exists() else {}
     arrays = {}
     for path, value in variables.items():
         name = _name(path, config, theirs)
@@ -288,14 +285,10 @@ def _slice(variables, categories, classes):
     return sliced, [categories[i] for i in kept]
 
 
-def _write(output, config, categories, variables, unread):
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    (output / "categories.json").write_text(json.dumps(categories) + "\n")
+def _write(workdir, config, categories, variables, unread):
+    workdir.path.mkdir(parents=True, exist_ok=True)
+    workdir.write_config(config)
+    workdir.write_categories(categories)
     if unread:
-        save_file(unread, output / UNREAD)
-    tree = unflatten_dict(variables)
-    names = {"params": "trainable", "constants": "constants", "batch_stats": "batch_stats"}
-    checkpoints = Checkpoints(output)
-    checkpoints.save(0, {names[collection]: arrays for collection, arrays in tree.items()})
-    checkpoints.close()
+        workdir.unread_file.write_bytes(save(unread))
+    workdir.save_converted(unflatten_dict(variables))  # last: without it there is no run

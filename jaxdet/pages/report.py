@@ -1,15 +1,13 @@
 """Runs trained models over the validation split and hands what they found to the report."""
 
 import os
-import pathlib
 
 from jaxdet.config.command_line import override
 from jaxdet.evaluation.stages import as_objects
-from jaxdet.inference.detector import load_categories, load_config
 from jaxdet.pages import gallery, report_page
 from jaxdet.pages.anchors import anchor_statistics
 from jaxdet.pages.page import check_folder
-from jaxdet.runs.checkpoint import Checkpoints
+from jaxdet.runs.workdir import Workdir
 from jaxdet.training.validation import evaluate_split
 
 # What of config.data.val says which pictures there are; the rest says how a model wants them
@@ -27,32 +25,36 @@ def write_report(workdir, other=None, output=None, overrides=(), choice=report_p
     before anything is evaluated, for a choice or a folder that cannot be.
     """
     gallery.check_choice(*choice)
-    config = load_config(workdir)
+    workdir = Workdir(workdir)
+    config = workdir.config()
     override(config, overrides)
-    configs = {str(workdir): config}
+    compared = [(workdir, config)]
     if other is not None:
-        if str(other) in configs:
+        other = Workdir(other)
+        if other.path == workdir.path:
             raise ValueError(f"{other} beside itself shows nothing; name another workdir")
-        configs[str(other)] = second = load_config(other)
+        second = other.config()
         second.data.val.update({key: config.data.val[key] for key in SPLIT})
         second.data.categories = config.data.categories
-        _check_comparable(configs)
-    output = check_folder(output or pathlib.Path(workdir) / "report", "report.json")
+        compared.append((other, second))
+        _check_comparable(*compared)
+    output = check_folder(output or workdir.report, "report.json")
     runs = []
-    for name, its_config in configs.items():
+    for its_workdir, its_config in compared:
         try:
-            source, validation, results = evaluate_split(its_config, name)
+            source, validation, results = evaluate_split(its_config, its_workdir)
         except FileNotFoundError as error:
-            if pathlib.Path(name, "categories.json").exists() and _lacks_data(its_config):
-                raise FileNotFoundError(f"{error}\n{_where(name)}") from error
+            if _lacks_data(its_config):
+                raise FileNotFoundError(f"{error}\n{_where(its_workdir)}") from error
             raise
+        name = str(its_workdir)
         print(f"{name}: AP {results.get('roi', results['rpn'])['AP']:.3f} on {len(source)} pictures")
         truth, found = source.ground_truth(), validation.found
         if "roi" not in found:
             truth = as_objects(truth)
         detections = found.get("roi", found["rpn"])
         runs.append(
-            report_page.Run(name, results, truth, detections, found["proposals"], report_page.read_log(name))
+            report_page.Run(name, results, truth, detections, found["proposals"], its_workdir.metrics())
         )
     places = {int(image_id): i for i, image_id in enumerate(source.image_ids)}
     return report_page.write(
@@ -65,10 +67,10 @@ def write_report(workdir, other=None, output=None, overrides=(), choice=report_p
     )
 
 
-def _check_comparable(configs):
-    """Raises ValueError where two runs, {workdir: config}, do not tell the same categories apart."""
-    (first, one), (second, other) = configs.items()
-    names, others = ([category["name"] for category in load_categories(workdir)] for workdir in configs)
+def _check_comparable(*runs):
+    """Raises ValueError where two runs, (workdir, config) each, do not tell the same categories apart."""
+    (first, one), (second, other) = runs
+    names, others = ([c["name"] for c in workdir.categories()] for workdir, _ in runs)
     if names != others:
         raise ValueError(
             f"{first} and {second} detect different categories: {', '.join(names)}; {', '.join(others)}. "
@@ -88,9 +90,9 @@ def _lacks_data(config):
     return not all(map(os.path.exists, needed.get(split.source, ())))
 
 
-def _where(name):
+def _where(workdir):
     return (
-        f"The pictures are looked for where {name}/config.json says. Run from the folder that training ran in, or name "
+        f"The pictures are looked for where {workdir.config_file} says. Run from the folder that training ran in, or name "
         "them: --config.data.val.images=DIR --config.data.val.annotations=FILE (data.val.directory for TFDS)"
     )
 
@@ -98,14 +100,11 @@ def _where(name):
 def _facts(config, workdir, pictures, truth):
     boxes = sum(not row["iscrowd"] for row in truth["annotations"])
     split = config.data.val
-    checkpoints = Checkpoints(workdir, read_only=True)
-    step = checkpoints.best_step()
-    checkpoints.close()
     names = ", ".join(category["name"] for category in truth["categories"][:4])
     more = len(truth["categories"]) - 4
     return (
         f"{pictures} pictures with {boxes} boxes of {names}" + (f" and {more} more" if more > 0 else ""),
         {"coco": str(split.annotations), "tfds": str(split.directory)}.get(split.source, "drawn scenes"),
         f"ResNet-{config.model.backbone.depth}, short side {max(split.short_sides)}",
-        f"checkpoint of step {step}",
+        f"checkpoint of step {workdir.best_step()}",
     )

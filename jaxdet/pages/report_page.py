@@ -1,7 +1,6 @@
 """The page that a person opens: one folder with index.html, its pictures and report.json; no server, no network."""
 
 import json
-import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -156,17 +155,6 @@ def write(folder, runs, read_image, anchors, facts=(), choice=Choice()):  # noqa
     write_whole(folder / "report.json", json.dumps(_without_nan(numbers), indent=1) + "\n")
     write_whole(folder / "index.html", page)  # last: what it shows is there
     return folder / "index.html"
-
-
-def read_log(workdir):
-    """Lines of W/metrics.jsonl as dicts, without one that a crash cut off; [] where there is no such file."""
-    path, lines = pathlib.Path(workdir) / "metrics.jsonl", []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            continue
-    return [line for line in lines if isinstance(line, dict) and "step" in line]
 
 
 def training_plots(logs):

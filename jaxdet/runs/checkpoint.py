@@ -21,10 +21,10 @@ DELETED = "deleted"
 
 
 class Checkpoints:
-    """The folder `checkpoints` of a workdir. Keeps the last `last` and the one with the highest "AP"."""
+    """The checkpoints in a folder. Keeps the last `last` and the one with the highest "AP"."""
 
-    def __init__(self, workdir, last=2, read_only=False):
-        folder = pathlib.Path(workdir).resolve() / "checkpoints"
+    def __init__(self, folder, last=2, read_only=False):
+        folder = pathlib.Path(folder).resolve()
         policy = keep.AnyPreservationPolicy(
             [
                 keep.LatestN(last),

@@ -27,9 +27,18 @@ def write_whole(path, text):
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+def append_line(path, text):
+    """Adds a line to a text file, at once and unbuffered: a kill later loses nothing. Raises OSError that names the file."""
+    try:
+        with path.open("ab", buffering=0) as file:
+            file.write(f"{text}\n".encode())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 @contextlib.contextmanager
-def only_one(workdir, active=True):
-    """Holds W/lock, so that no second training writes into a workdir; the system frees it with this process.
+def only_one(path, active=True):
+    """Holds a lock file, so that no second training writes into its folder; the system frees it with this process.
 
     Without `active` nothing is held: of several processes of one run the first does it. Raises ValueError that says who
     holds it. Where the file system has no locks it says so and goes on.
@@ -37,18 +46,20 @@ def only_one(workdir, active=True):
     if not active:
         yield
         return
-    with (pathlib.Path(workdir) / "lock").open("a+") as file:
+    with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise ValueError(
-                f"{workdir} is in use by {file.read().strip() or 'another process'}; let it end, or take another workdir"
+                f"{path.parent} is in use by {file.read().strip() or 'another process'}; let it end, or take another workdir"
             ) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise
-            print(f"{workdir} lies on a file system without locks: see to it that one training writes there")
+            print(
+                f"{path.parent} lies on a file system without locks: see to it that one training writes there"
+            )
         file.truncate(0)
         file.write(
             f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"

@@ -5,7 +5,6 @@ import sys
 
 from absl import app, flags, logging
 
-from jaxdet.config.checks import load_config as config_of_run
 from jaxdet.config.command_line import OVERRIDE, load_config, override
 
 FLAGS = flags.FLAGS
@@ -52,6 +51,12 @@ def _define_flags(workdir, required):
     flags.mark_flags_as_required(required)
 
 
+def _config_of_run():
+    from jaxdet.runs.workdir import Workdir  # only here, since it imports JAX
+
+    return Workdir(FLAGS.workdir).config()
+
+
 def _main(argv, run):
     """Calls `run` with the config that the flags name, as one process of several where they say so.
 
@@ -67,8 +72,7 @@ def _main(argv, run):
             FLAGS(
                 [word for word in rest if not OVERRIDE.match(word)]
             )  # refuses what is no flag, with the nearest
-            given = FLAGS.config is not None
-            config = load_config(FLAGS.config) if given else config_of_run(FLAGS.workdir)
+            config = load_config(FLAGS.config) if FLAGS.config else _config_of_run()
             override(config, rest[1:])
         except flags.Error as error:
             sys.exit(f"{command}: {error}; --helpshort and --helpfull list the flags")

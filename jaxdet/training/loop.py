@@ -1,27 +1,25 @@
 """The trainer, read from top to bottom.
 
-A workdir holds config.json, metrics.jsonl, TensorBoard files, skipped.jsonl and checkpoints/. Starting on a workdir
-that has a checkpoint goes on from it; since batch and noise of a step depend on (config, seed, step) alone, the
-numbers are those of a run that was never stopped.
+Starting on a workdir (runs/workdir.py) that has a checkpoint resumes from it; since batch and noise of a step depend on
+(config, seed, step) alone, the numbers are those of a run that was never stopped.
 """
 
 import contextlib
 import functools
-import json
-import pathlib
 import sys
 import time
 
 import jax
 
-from jaxdet.config.checks import check_config, compare_configs, write_config
+from jaxdet.config.checks import check_config
 from jaxdet.data import pipeline
 from jaxdet.data.coco import summary
 from jaxdet.evaluation.stages import results_table
 from jaxdet.models import FasterRCNN
 from jaxdet.runs.checkpoint import Checkpoints
-from jaxdet.runs.files import only_one, write_whole
+from jaxdet.runs.files import only_one
 from jaxdet.runs.mesh import device_mesh, is_first, put_batch, replicated, state_sharding, wait_for_all
+from jaxdet.runs.workdir import CONVERTED, Workdir
 from jaxdet.training.metrics import MetricsLog, Progress
 from jaxdet.training.nonfinite import Watch, culprits
 from jaxdet.training.optimizer import optimizer, peak_rate
@@ -45,7 +43,7 @@ def train(config, workdir):
     to stop; the last checkpoint is then from before. Told to end by SIGTERM it saves the step in hand and exits with PREEMPTED.
     """
     with contextlib.ExitStack() as held:
-        return _train(config, pathlib.Path(workdir), held)
+        return _train(config, Workdir(workdir), held)
 
 
 def _train(config, workdir, held):
@@ -63,21 +61,24 @@ def _train(config, workdir, held):
     for name, source in (("train", train_source), ("val", val_source)):
         print(f"{name}: {summary(source)}")
         check_categories(config, source, train_source.categories)
-    workdir.mkdir(parents=True, exist_ok=True)
-    held.enter_context(
-        only_one(workdir, is_first())
-    )  # before a checkpoint manager tidies up what it takes for left over
-    checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
-    if checkpoints.latest_step() == 0:
+    workdir.path.mkdir(parents=True, exist_ok=True)
+    # before a checkpoint manager tidies up what it takes for left over
+    held.enter_context(only_one(workdir.lock_file, is_first()))
+    checkpoints = Checkpoints(workdir.checkpoints, config.train.keep_checkpoints)
+    if checkpoints.latest_step() == CONVERTED:
         raise ValueError(
             f"{workdir} holds a converted model; start from it in another workdir with config.init_from={workdir}"
         )
-    compare_configs(workdir, config, resuming=checkpoints.latest_step() is not None)
+    if checkpoints.latest_step() is not None:
+        workdir.compare_config(config)
     wait_for_all("compared")
     if is_first():
-        write_config(workdir, config)
-        write_skipped(workdir, train=train_source, val=val_source)
-        write_whole(workdir / "categories.json", json.dumps(train_source.categories) + "\n")
+        workdir.write_config(config)
+        workdir.write_categories(train_source.categories)
+        workdir.write_skipped(
+            [{"split": "train"} | item for item in train_source.skipped]
+            + [{"split": "val"} | item for item in val_source.skipped]
+        )
 
     boxes = pipeline.max_boxes(train_source, val_source)
     batches = pipeline.TrainingBatches(
@@ -177,7 +178,8 @@ def _train(config, workdir, held):
             waited = time.perf_counter() - waiting
             for image_id in set(batch["image_ids"][batch["image_sizes"][:, 0] == 0].tolist()) - lost:
                 lost.add(image_id)
-                note_unreadable(workdir, "train", image_id)
+                item = {"split": "train", "reason": "image does not decode", "image_id": image_id}
+                workdir.add_skipped(item, jax.process_index())
                 progress.bar.write(
                     f"image {image_id} does not decode, its slot stays empty ({len(lost)} so far)",
                     file=sys.stdout if is_first() else sys.stderr,  # where every process may speak
@@ -223,25 +225,6 @@ def _train(config, workdir, held):
 def evaluates_at(number, config):
     """Whether the evaluation belongs to this step."""
     return number == config.train.steps or number % config.train.evaluate_every == 0
-
-
-def write_skipped(workdir, **sources):
-    """W/skipped.jsonl: every record or box that was left out, and why."""
-    lines = [
-        json.dumps({"split": split} | item, default=str) + "\n"
-        for split, source in sources.items()
-        for item in source.skipped
-    ]
-    write_whole(workdir / "skipped.jsonl", "".join(lines))
-
-
-def note_unreadable(workdir, split, image_id):
-    """Adds a picture that turned out not to decode when it was read to W/skipped.jsonl, or W/skipped-PROCESS.jsonl."""
-    name = "skipped.jsonl" if is_first() else f"skipped-{jax.process_index()}.jsonl"
-    with (workdir / name).open("a") as file:
-        file.write(
-            json.dumps({"split": split, "reason": "image does not decode", "image_id": image_id}) + "\n"
-        )
 
 
 def flat_results(results):

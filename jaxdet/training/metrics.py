@@ -1,16 +1,12 @@
 """What a run writes down: metrics.jsonl, TensorBoard files and the progress bar."""
 
 import contextlib
-import json
 import math
-import pathlib
 import statistics
 import time
 
 import tensorboardX
 import tqdm
-
-from jaxdet.runs.files import write_whole
 
 
 class MetricsLog:
@@ -25,13 +21,11 @@ class MetricsLog:
         self.active = active
         if not active:
             return
-        self.path = pathlib.Path(workdir) / "metrics.jsonl"
-        if self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
-            if not evaluated:
-                kept = [line for line in kept if _step(line) < step or '"val/' not in line]
-            write_whole(self.path, "".join(line + "\n" for line in kept))
-        self.file = self.path.open("ab", buffering=0)  # nothing is left over where the disk is full
+        self.workdir = workdir
+        kept = [line for line in workdir.metrics() if line["step"] <= step]
+        if not evaluated:
+            kept = [line for line in kept if line["step"] < step or "val/loss" not in line]
+        workdir.write_metrics(kept)
         # Its thread dies of a full disk and then nobody empties the queue: a short one would block the run for ever
         self.tensorboard = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1, max_queue=100_000)
 
@@ -41,7 +35,7 @@ class MetricsLog:
             return
         self.note(step, **{name: value if math.isfinite(value) else None for name, value in values.items()})
         if not self.tensorboard.file_writer.event_writer._worker.is_alive():
-            raise OSError(f"the TensorBoard file in {self.path.parent} cannot be written; is the disk full?")
+            raise OSError(f"the TensorBoard file in {self.workdir} cannot be written; is the disk full?")
         for name, value in values.items():
             self.tensorboard.add_scalar(name, value, step)
 
@@ -49,26 +43,14 @@ class MetricsLog:
         """Appends one line to metrics.jsonl alone; values: whatever JSON holds."""
         if not self.active:
             return
-        try:
-            self.file.write((json.dumps({"step": step} | values) + "\n").encode())
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.path)) from error
+        self.workdir.add_metrics({"step": step} | values)
 
     def close(self):
-        """Closes both."""
+        """Closes the TensorBoard file."""
         if not self.active:
             return
-        self.file.close()
         with contextlib.suppress(OSError):  # a full disk, of which the run has told already
             self.tensorboard.close()
-
-
-def _step(line):
-    """Step of a line; infinite where a crash cut it off."""
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):
-        return float("inf")
 
 
 class Progress:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxdet.config.checks import flatten
-from jaxdet.inference.detector import load_categories, load_config, load_variables
+from jaxdet.runs.workdir import Workdir
 
 # What the numbers of a backbone depend on beside its parameters
 INPUT_KEYS = ("bgr", "pixel_mean", "pixel_std", "backbone.stride_in_1x1")
@@ -21,11 +21,12 @@ def start_from(directory, state, config, categories):
     `categories`, in their order, differ from the workdir's. Raises ValueError, name by name, where anything else differs,
     or the pictures would be fed in another way.
     """
-    names, theirs = ([c["name"] for c in each] for each in (categories, load_categories(directory)))
-    before, now = (flatten(c.model.to_dict()) for c in (load_config(directory), config))
+    other = Workdir(directory)
+    names, theirs = ([c["name"] for c in each] for each in (categories, other.categories()))
+    before, now = (flatten(c.model.to_dict()) for c in (other.config(), config))
     differing = [key for key in sorted(before.keys() & now.keys()) if before[key] != now[key]]
     wrong = any(key in differing for key in INPUT_KEYS)
-    given = {_key(path[1:]): value for path, value in flatten_dict(load_variables(directory)).items()}
+    given = {_key(path[1:]): value for path, value in flatten_dict(other.variables()).items()}
     parts = ("trainable", "frozen", "constants", "batch_stats")
     wanted = {part: flatten_dict(getattr(state, part)) for part in parts}
     shapes = {_key(path): leaf.shape for leaves in wanted.values() for path, leaf in leaves.items()}

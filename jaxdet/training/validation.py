@@ -1,8 +1,6 @@
 """A model over the validation split, during training and after: losses, COCO numbers, detections."""
 
 import functools
-import json
-import pathlib
 import time
 
 import jax
@@ -13,10 +11,10 @@ from jaxdet.data import pipeline
 from jaxdet.data.coco import summary
 from jaxdet.evaluation import stages as evaluation
 from jaxdet.inference import drawing
-from jaxdet.inference.detector import check_detects, load_categories, load_config, load_variables
+from jaxdet.inference.detector import check_detects
 from jaxdet.models import FasterRCNN
-from jaxdet.runs.files import write_whole
 from jaxdet.runs.mesh import device_mesh, is_first, put_batch, replicated, wait_for_all
+from jaxdet.runs.workdir import Workdir
 
 
 def evaluate_run(config, workdir, pictures=0):
@@ -26,7 +24,7 @@ def evaluate_run(config, workdir, pictures=0):
     so many of the split's pictures with ground truth and detections drawn into W/pictures/. Returns the dict of
     eval.json. Raises ValueError or FileNotFoundError where config, data and workdir do not go together.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = Workdir(workdir)
     source, validation, results = evaluate_split(config, workdir)
     wait_for_all("evaluated")
     if not is_first():
@@ -34,13 +32,12 @@ def evaluate_run(config, workdir, pictures=0):
     print(evaluation.results_table(results))
     print(f"compiled {len(validation.compiled)} shapes for evaluation")
     detections = validation.found.get("roi", validation.found["rpn"])
-    write_whole(workdir / "eval.json", json.dumps(results, indent=2) + "\n")
-    write_whole(workdir / "detections.json", json.dumps(detections) + "\n")
-    print(f"numbers in {workdir / 'eval.json'}, detections in {workdir / 'detections.json'}")
+    workdir.write_results(results, detections)
+    print(f"numbers in {workdir.results_file}, detections in {workdir.detections_file}")
     if pictures:
         with_head = "roi" in validation.found
         categories = source.categories if with_head else evaluation.rpn_categories(source.categories)
-        print(f"pictures in {draw_pictures(workdir / 'pictures', source, detections, categories, pictures)}")
+        print(f"pictures in {draw_pictures(workdir.pictures, source, detections, categories, pictures)}")
     return results
 
 
@@ -50,12 +47,12 @@ def evaluate_split(config, workdir):
     Raises ValueError or FileNotFoundError where config, data and workdir do not go together.
     """
     check_config(config)
-    check_same_model(load_config(workdir), config, workdir)
+    check_same_model(workdir.config(), config, workdir)
     source = pipeline.open_source(config.data.val, config.data.categories or None)
     print(f"val: {summary(source)}")
-    check_categories(config, source, load_categories(workdir))
+    check_categories(config, source, workdir.categories())
     mesh = device_mesh()
-    variables = load_variables(workdir)
+    variables = workdir.variables()
     check_detects(variables)
     variables = jax.device_put(variables, replicated(mesh))
     validation = Validation(config, FasterRCNN(**config.model), source, pipeline.max_boxes(source), mesh)

@@ -16,9 +16,9 @@ from jaxdet import __main__
 from jaxdet.config import presets
 from jaxdet.data.coco import choose_categories
 from jaxdet.data.tfds_layout import COCO_IDS, COCO_NAMES
-from jaxdet.inference.detector import load_config, load_variables
 from jaxdet.interop import detectron2, files, layout
 from jaxdet.interop.convert import convert, export
+from jaxdet.runs.workdir import Workdir
 from jaxdet.training import loop
 from jaxdet.training.validation import evaluate_run
 from tests import tiny
@@ -204,10 +204,10 @@ def test_a_person_detector_from_91_classes(golden, tmp_path):
 def test_presets_are_stored_beside(golden, tmp_path):
     save_file(arrays_of(golden, "d2_RPN_R50_FPN"), tmp_path / "file.safetensors")
     convert("detectron2", tmp_path / "file.safetensors", tmp_path / "run", person.get_config("torchvision"))
-    config = load_config(tmp_path / "run")
+    config = Workdir(tmp_path / "run").config()
     assert config.model.roi_head is None and config.model.bgr and config.model.backbone.stride_in_1x1
     assert not config.model.rpn.rounded_anchors and config.data.val.resizing == "detectron2"
-    assert not any("box_head" in path for path in flatten_dict(load_variables(tmp_path / "run")))
+    assert not any("box_head" in path for path in flatten_dict(Workdir(tmp_path / "run").variables()))
 
 
 def test_pixels_to_detections_are_torchvisions(golden, tmp_path):
@@ -238,7 +238,7 @@ def test_the_default_is_detectron2s():
 def test_a_backbone_is_no_detector(classifier, tmp_path):
     save_file(classifier, tmp_path / "file.safetensors")
     convert("torchvision", tmp_path / "file.safetensors", tmp_path / "run", person.get_config())
-    config = load_config(tmp_path / "run")
+    config = Workdir(tmp_path / "run").config()
     config.data.train.update(source="synthetic", scenes=8, short_sides=(64,), longest_side=96)
     config.data.val.update(source="synthetic", scenes=4, short_sides=(64,), longest_side=96)
     with pytest.raises(ValueError, match=r"holds a converted model; .* config\.init_from="):
@@ -279,7 +279,8 @@ def test_a_backbone_under_names_of_caffe2(golden, tmp_path):
     report = convert("detectron2", tmp_path / "R-50.pkl", tmp_path / "run", person.get_config())
     assert "mean 0 and variance 1" in report and "ResNet-50: a backbone" in report
     assert (
-        load_config(tmp_path / "run").model.bgr and load_config(tmp_path / "run").model.backbone.stride_in_1x1
+        Workdir(tmp_path / "run").config().model.bgr
+        and Workdir(tmp_path / "run").config().model.backbone.stride_in_1x1
     )
     export("detectron2", tmp_path / "run", tmp_path / "back.safetensors")
     back = load_file(tmp_path / "back.safetensors")
@@ -308,7 +309,7 @@ def test_the_config_does_not_decide_the_network(golden, tmp_path):
     save_file(arrays_of(golden, "tv_fasterrcnn_resnet18_fpn"), tmp_path / "file.safetensors")
     for name, config in (("small", person_small.get_config()), ("full", person.get_config())):
         convert("torchvision", tmp_path / "file.safetensors", tmp_path / name, config)
-    small, full = (load_config(tmp_path / name) for name in ("small", "full"))
+    small, full = (Workdir(tmp_path / name).config() for name in ("small", "full"))
     assert small.model.fpn == full.model.fpn and small.model.rpn.anchor_sizes == full.model.rpn.anchor_sizes
     assert small.model.roi_head.hidden == 1024 and small.data.val.short_sides == (256,)
 
@@ -335,7 +336,7 @@ def test_a_person_config_of_coco(golden, tmp_path):
     save_file(arrays_of(golden, "tv_fasterrcnn_resnet50_fpn"), tmp_path / "file.safetensors")
     convert("torchvision", tmp_path / "file.safetensors", tmp_path / "run", person.get_config())
     listed = [{"id": i, "name": name} for i, name in zip(COCO_IDS, COCO_NAMES, strict=True)]
-    chosen, known = choose_categories("file", listed, load_config(tmp_path / "run").data.categories)
+    chosen, known = choose_categories("file", listed, Workdir(tmp_path / "run").config().data.categories)
     assert list(chosen) == json.loads((tmp_path / "run" / "categories.json").read_text())
     assert len(chosen) == 90 and len(known) == 80
     with pytest.raises(ValueError, match="no category named 'N/A'"):
@@ -347,7 +348,7 @@ def test_how_the_backbone_is_fed_can_be_said(golden, tmp_path):
     flags = ["--input", str(tmp_path / "file.safetensors"), "--output", str(tmp_path / "run")]
     flags += ["--inputs", "imagenet", "--norm-epsilon", "1e-3", "--config", "configs/person_rpn.py"]
     __main__.main(["convert", "--from", "detectron2", *flags])
-    model = load_config(tmp_path / "run").model
+    model = Workdir(tmp_path / "run").config().model
     assert not model.bgr and not model.backbone.stride_in_1x1 and model.backbone.norm_epsilon == 1e-3
 
 

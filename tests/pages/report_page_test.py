@@ -9,6 +9,7 @@ from PIL import Image
 
 from jaxdet.evaluation.errors import analyse
 from jaxdet.pages import gallery, plots, report_page
+from jaxdet.runs.workdir import Workdir
 from tests.evaluation.errors_test import BOX, FAR, found, truth
 from tests.pages.small_report import ANCHORS, one_run, read_image
 
@@ -128,8 +129,8 @@ def test_without_a_log_and_without_a_box_head(tmp_path):
 
 def test_logs_that_lack_keys_or_their_end(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "rpn_box": 0.5}\n[]\n{"step": 2, "rpn_b')
-    log = report_page.read_log(tmp_path)
-    assert log == [{"step": 1, "rpn_box": 0.5}] and report_page.read_log(tmp_path / "nowhere") == []
+    log = Workdir(tmp_path).metrics()
+    assert log == [{"step": 1, "rpn_box": 0.5}] and Workdir(tmp_path / "nowhere").metrics() == []
     assert len(report_page.training_plots([log])) == 1
 
 

@@ -15,21 +15,21 @@ from jaxdet.runs.files import only_one, write_whole
 from jaxdet.training import loop
 from tests import tiny
 
-HOLD = "import sys, time; from jaxdet.runs.files import only_one\nwith only_one(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+HOLD = "import pathlib, sys, time; from jaxdet.runs.files import only_one\nwith only_one(pathlib.Path(sys.argv[1], 'lock')): print('held', flush=True); time.sleep(60)"
 
 
 def test_the_second_is_refused_and_told_who_holds_it(tmp_path):
-    with only_one(tmp_path):
+    with only_one(tmp_path / "lock"):
         with (
             pytest.raises(
                 ValueError, match=rf"{tmp_path} is in use by process {os.getpid()} on .*, since 20"
             ),
-            only_one(tmp_path),
+            only_one(tmp_path / "lock"),
         ):
             pytest.fail("it was let in")
-        with only_one(tmp_path, active=False):  # another process of the same run
+        with only_one(tmp_path / "lock", active=False):  # another process of the same run
             pass
-    with only_one(tmp_path):
+    with only_one(tmp_path / "lock"):
         pass
 
 
@@ -39,18 +39,21 @@ def test_the_lock_dies_with_its_process(tmp_path):
     )
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(ValueError, match=f"in use by process {holder.pid} on "), only_one(tmp_path):
+        with (
+            pytest.raises(ValueError, match=f"in use by process {holder.pid} on "),
+            only_one(tmp_path / "lock"),
+        ):
             pytest.fail("it was let in")
     finally:
         holder.kill()
         holder.wait()
-    with only_one(tmp_path):
+    with only_one(tmp_path / "lock"):
         assert str(os.getpid()) in (tmp_path / "lock").read_text()
 
 
 def test_a_second_training_is_refused_and_leaves_the_first_alone(tiny_run, tmp_path):
     (tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp").mkdir(parents=True)  # what the first is writing
-    with only_one(tmp_path), pytest.raises(ValueError, match="is in use by process"):
+    with only_one(tmp_path / "lock"), pytest.raises(ValueError, match="is in use by process"):
         tiny.train(tiny_run.config, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "lock"]
     assert (tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp").exists()
@@ -92,7 +95,7 @@ def state(step, megabytes):
 
 
 def test_a_full_disk_says_so_and_leaves_the_older_checkpoint(small_disk):
-    checkpoints = Checkpoints(small_disk)
+    checkpoints = Checkpoints(small_disk / "checkpoints")
     good = state(1, 1)
     checkpoints.save(1, good)
     with pytest.raises(
@@ -100,7 +103,7 @@ def test_a_full_disk_says_so_and_leaves_the_older_checkpoint(small_disk):
     ):
         checkpoints.save(2, state(2, 16))
     checkpoints.close()
-    again = Checkpoints(small_disk)
+    again = Checkpoints(small_disk / "checkpoints")
     assert again.latest_step() == 1
     tiny.assert_equal_trees(again.restore(1, good), good)
     with pytest.raises(OSError, match=r"No space left on device.*config\.json"):
@@ -124,7 +127,7 @@ def test_a_training_on_a_full_disk_goes_on_once_there_is_room(tiny_run, small_di
     with mock.patch.object(loop.Progress, "lap", lap), pytest.raises(OSError) as error:
         tiny.train(tiny_run.config, workdir)
     assert str(workdir) in str(error.value) and "space" in str(error.value)
-    assert Checkpoints(workdir, read_only=True).latest_step() == 2
+    assert Checkpoints(workdir / "checkpoints", read_only=True).latest_step() == 2
     filler.unlink()
     state, printed = tiny.train(tiny_run.config, workdir)
     assert "going on from step 2" in printed

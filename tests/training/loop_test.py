@@ -10,7 +10,9 @@ import jax
 import numpy as np
 import pytest
 
+from configs import person_rpn
 from jaxdet.runs.checkpoint import Checkpoints
+from jaxdet.runs.workdir import Workdir
 from jaxdet.training import loop
 from tests import tiny
 
@@ -124,9 +126,9 @@ def stopping(owner, method, count):
     "owner, method, count, left, lines",
     [
         (loop.Progress, "lap", 1, [], 0),  # before the first checkpoint
-        (loop.Checkpoints, "save", 2, [2], 3),
+        (Checkpoints, "save", 2, [2], 3),
         (
-            loop.Checkpoints,
+            Checkpoints,
             "record",
             1,
             [2, 3],
@@ -201,6 +203,13 @@ def test_a_changed_config_is_named_when_going_on(tiny_run, copied_run):
     assert json.loads((copied_run / "config.json").read_text())["train"]["log_every"] == 3
 
 
+def test_a_fresh_start_compares_nothing(tiny_run, tmp_path):
+    """A run that died before its first checkpoint may start anew with another model."""
+    Workdir(tmp_path).write_config(person_rpn.get_config())
+    _, printed = tiny.train(tiny_run.config, tmp_path)
+    assert "config changed" not in printed and " -> " not in printed
+
+
 def test_a_workdir_of_another_model_is_refused_and_left_alone(tiny_run, copied_run):
     config = tiny_run.config.copy_and_resolve_references()
     config.model.fpn.channels = 32
@@ -250,10 +259,10 @@ def test_nan_stops_with_step_and_images_and_keeps_the_last_checkpoint(tiny_run, 
     assert f"step {step}: loss nan" in str(error.value)
     assert f"image ids {batch['image_ids'].tolist()}" in str(error.value)
     assert [line["step"] for line in tiny.metrics(tmp_path) if "loss" in line] == list(range(1, step))
-    checkpoints = Checkpoints(tmp_path, read_only=True)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", read_only=True)
     assert checkpoints.latest_step() == last_good
     if last_good:
-        reference = Checkpoints(tiny_run.workdir, read_only=True).restore_arrays(last_good)
+        reference = Checkpoints(tiny_run.workdir / "checkpoints", read_only=True).restore_arrays(last_good)
         tiny.assert_equal_trees(checkpoints.restore_arrays(last_good), reference)
     if step == 5:
         state, _ = tiny.train(tiny_run.config, tmp_path)

@@ -3,6 +3,7 @@ import json
 import pytest
 from tensorboardX.proto import event_pb2
 
+from jaxdet.runs.workdir import Workdir
 from jaxdet.training.metrics import MetricsLog, Progress
 
 
@@ -11,7 +12,7 @@ def lines(workdir):
 
 
 def test_lines_and_order(tmp_path):
-    log = MetricsLog(tmp_path, 0)
+    log = MetricsLog(Workdir(tmp_path), 0)
     log.write(1, {"loss": 1.5, "learning_rate": 0.1})
     assert lines(tmp_path) == [
         {"step": 1, "loss": 1.5, "learning_rate": 0.1}
@@ -26,7 +27,7 @@ def test_going_on_drops_later_steps_and_half_lines(tmp_path):
     path.write_text(
         '{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n{"step": 3, "loss": 1.0}\n{"step": 4, "lo'
     )
-    log = MetricsLog(tmp_path, 2)
+    log = MetricsLog(Workdir(tmp_path), 2)
     log.write(3, {"loss": 9.0})
     log.close()
     assert [line["loss"] for line in lines(tmp_path)] == [3.0, 2.0, 9.0]
@@ -36,19 +37,19 @@ def test_going_on_drops_later_steps_and_half_lines(tmp_path):
 @pytest.mark.parametrize("junk", ["", "\n", '{"loss": 1}\n', '{"st', "\0\0\0\0"])
 def test_junk_is_dropped(tmp_path, junk):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n' + junk)
-    MetricsLog(tmp_path, 1).close()
+    MetricsLog(Workdir(tmp_path), 1).close()
     assert lines(tmp_path) == [{"step": 1}]
 
 
 def test_starting_anew_drops_everything(tmp_path):
     """A run that died before its first checkpoint starts at step 0 again."""
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
-    MetricsLog(tmp_path, 0).close()
+    MetricsLog(Workdir(tmp_path), 0).close()
     assert lines(tmp_path) == []
 
 
 def test_tensorboard_has_the_same_scalars(tmp_path):
-    log = MetricsLog(tmp_path, 0)
+    log = MetricsLog(Workdir(tmp_path), 0)
     log.write(1, {"loss": 1.5})
     log.write(2, {"loss": 0.5, "val/AP": 0.25})
     log.close()

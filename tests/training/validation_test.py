@@ -77,7 +77,7 @@ def test_the_detector_says_the_same(evaluated):
 
 
 def test_the_numbers_are_those_of_the_best_checkpoint(evaluated):
-    best = Checkpoints(evaluated.workdir, read_only=True).best_step()
+    best = Checkpoints(evaluated.workdir / "checkpoints", read_only=True).best_step()
     (line,) = [line for line in tiny.metrics(evaluated.workdir) if line["step"] == best and "val/AP" in line]
     assert {f"val/{name}": value for name, value in evaluated.results["roi"].items()}.items() <= line.items()
     assert {
@@ -184,7 +184,7 @@ def test_the_rpn_alone_trains_and_evaluates(rpn_run):
     rows = read(rpn_run.workdir / "detections.json")
     assert rows and {row["category_id"] for row in rows} == {1}
     assert (rpn_run.workdir / "pictures" / "all.png").exists()
-    assert Checkpoints(rpn_run.workdir, read_only=True).best_step() == 2
+    assert Checkpoints(rpn_run.workdir / "checkpoints", read_only=True).best_step() == 2
 
 
 def test_the_rpn_alone_is_a_detector(rpn_run):
