@@ -8,7 +8,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from jaxdet.data.transforms import RESIZINGS
+from jaxdet.data import resizing
 from jaxdet.models.layers import NORMS
 from jaxdet.models.resnet import BLOCKS
 from jaxdet.runs.files import write_whole
@@ -71,7 +71,7 @@ SPLIT = {
     "scenes_width": _whole(1),
     "short_sides": SIDES,
     "longest_side": _whole(1, "above 0"),
-    "resizing": _one_of(*RESIZINGS),
+    "resizing": _one_of(*resizing.DTYPES),
     "limit": _whole(0, "0 (all) or more"),
     "keep_empty": FLAG,
 }

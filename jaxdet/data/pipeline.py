@@ -28,6 +28,7 @@ from absl import flags
 
 from jaxdet.data import transforms
 from jaxdet.data.coco import CocoSource
+from jaxdet.data.resizing import Resizing, is_portrait
 from jaxdet.data.synthetic.scenes import SyntheticPeople
 from jaxdet.data.tfds import TfdsSource
 
@@ -91,16 +92,13 @@ def buckets(source, split):
 
     Landscape and square pictures share one shape, portrait ones the other; both hold every scale of `split`.
     """
-    largest = max(split.short_sides)
-    sizes = np.array(
-        [transforms.resized_size(size, largest, split.longest_side, split.resizing) for size in source.sizes]
-    )
-    portrait = sizes[:, 0] > sizes[:, 1]
-    shapes = transforms.padded_shapes(largest, split.longest_side)
+    resizing = Resizing.of(split)
+    portrait = is_portrait(*np.array([resizing.size(size) for size in source.sizes]).T)
+    shapes = resizing.shapes
     if shapes[0] == shapes[1] or not portrait.any():
-        return shapes[:1], np.zeros(len(sizes), int)
+        return shapes[:1], np.zeros(len(source), int)
     if portrait.all():
-        return shapes[1:], np.zeros(len(sizes), int)
+        return shapes[1:], np.zeros(len(source), int)
     return shapes, portrait.astype(int)
 
 
@@ -109,6 +107,7 @@ class Loader:
 
     def __init__(self, source, split, seed, max_boxes):
         self.source, self.split, self.seed, self.max_boxes = source, split, seed, max_boxes
+        self.resizing = Resizing.of(split)
         self.shapes, bucket = buckets(source, split)
         self.members = [np.flatnonzero(bucket == b) for b in range(len(self.shapes))]
 
@@ -125,16 +124,16 @@ class Loader:
         """
         index = self.chosen(bucket, position)
         rng = np.random.default_rng((self.seed, bucket, position))
-        short_side = self.split.short_sides[rng.integers(len(self.split.short_sides))]
+        short_side = self.resizing.short_sides[rng.integers(len(self.resizing.short_sides))]
         return self._slot(slot, bucket, index, short_side, rng.random() < self.split.flip)
 
     def evaluation_slot(self, bucket, index, slot=None):
         """Record `index` as it is; -1 is padding. `slot` as above."""
-        return self._slot(slot, bucket, index, max(self.split.short_sides), flip=False)
+        return self._slot(slot, bucket, index, self.resizing.short_side, flip=False)
 
     def empty_batch(self, batch_size, bucket):
         """A batch of empty slots."""
-        return empty_batch(batch_size, self.shapes[bucket], self.max_boxes, self.split.resizing)
+        return empty_batch(batch_size, self.shapes[bucket], self.max_boxes, self.resizing.dtype)
 
     def _slot(self, slot, bucket, index, short_side, flip):
         slot = slot or row_of(self.empty_batch(1, bucket), 0)
@@ -144,12 +143,10 @@ class Loader:
         slot["image_ids"][...] = record["image_id"]
         if record["image"] is None:  # its slot stays empty; the id tells which
             return slot
-        size = transforms.resized_size(
-            record["image"].shape[:2], short_side, self.split.longest_side, self.split.resizing
-        )
+        size = self.resizing.size(record["image"].shape[:2], short_side)
         target = ~record["crowd"]
         image, boxes, slot["scales"][:] = transforms.resize(
-            record["image"], record["boxes"][target], size, self.split.resizing
+            record["image"], record["boxes"][target], size, self.resizing.kind
         )
         if flip:
             image, boxes = transforms.flip(image, boxes)
@@ -162,10 +159,10 @@ class Loader:
         return slot
 
 
-def empty_batch(batch_size, shape, boxes, resizing="detectron2"):
-    """A batch of slots without a picture, to be filled or as an example of what comes."""
+def empty_batch(batch_size, shape, boxes, dtype=np.uint8):
+    """A batch of slots without a picture, to be filled or as an example of what comes. dtype: of the pixels."""
     return {
-        "images": np.zeros((batch_size, *shape, 3), transforms.RESIZINGS[resizing]),
+        "images": np.zeros((batch_size, *shape, 3), dtype),
         "image_sizes": np.zeros((batch_size, 2), np.int32),
         "gt_boxes": np.zeros((batch_size, boxes, 4), np.float32),
         "gt_labels": np.zeros((batch_size, boxes), np.int32),

@@ -4,7 +4,7 @@ import os
 import pathlib
 
 from jaxdet.config.command_line import override
-from jaxdet.evaluation.stages import as_objects
+from jaxdet.evaluation.categories import as_objects
 from jaxdet.inference.detector import load_categories, load_config
 from jaxdet.pages import gallery, report_page
 from jaxdet.pages.anchors import anchor_statistics

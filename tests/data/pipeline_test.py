@@ -10,6 +10,7 @@ from PIL import Image
 
 from configs import person
 from jaxdet.data import pipeline
+from jaxdet.data.resizing import Resizing
 from tests import tiny
 from tests.data.transforms_test import find, rectangle
 
@@ -128,7 +129,7 @@ def test_buckets_by_orientation_hold_every_scale():
     np.testing.assert_array_equal(bucket, source.sizes[:, 0] > source.sizes[:, 1])
     for size, b in zip(source.sizes, bucket, strict=True):
         for short_side in split.short_sides:
-            assert np.all(np.array(shapes[b]) >= pipeline.transforms.resized_size(size, short_side, 112))
+            assert np.all(np.array(shapes[b]) >= Resizing.of(split).size(size, short_side))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,7 @@ def test_one_orientation_takes_one_shape(sizes, expected):
     shapes, bucket = pipeline.buckets(source, split_of(short_sides=(64,), longest_side=96))
     assert list(shapes) == expected  # by the settings alone, however large the pictures
     for size, b in zip(sizes, bucket, strict=True):
-        assert np.all(np.array(shapes[b]) >= pipeline.transforms.resized_size(size, 64, 96))
+        assert np.all(np.array(shapes[b]) >= Resizing((64,), 96).size(size))
 
 
 @pytest.mark.parametrize("most, expected", [(0, 8), (1, 8), (8, 8), (9, 16), (93, 96)])
@@ -267,7 +268,7 @@ def test_evaluation_takes_the_largest_scale_and_never_flips():
         for row, image_id in enumerate(batch["image_ids"].tolist()):
             if image_id not in (-1, 13):
                 index = image_id - 10
-                expected = pipeline.transforms.resized_size(source.sizes[index], 80, 112)
+                expected = Resizing((80,), 112).size(source.sizes[index])
                 assert tuple(batch["image_sizes"][row]) == expected
                 scaled = source.boxes[index] * batch["scales"][row][[1, 0, 1, 0]]
                 np.testing.assert_allclose(batch["gt_boxes"][row, 0], scaled, rtol=1e-5)
