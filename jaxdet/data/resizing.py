@@ -4,11 +4,15 @@ The pixels themselves are resized by data/transforms.py on the host and by ops/r
 """
 
 import dataclasses
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Float32
+from ml_collections import ConfigDict
 
 # The kinds of resizing, each with the type of the pixels that come out
-DTYPES = {"detectron2": np.uint8, "torchvision": np.float32}
+DTYPES: dict[str, type[np.generic]] = {"detectron2": np.uint8, "torchvision": np.float32}
 
 _XYXY = np.array([1, 0, 1, 0])  # of a pair (height, width), what applies to x1, y1, x2 and y2
 
@@ -27,21 +31,21 @@ class Resizing:
     kind: str = "detectron2"
 
     @classmethod
-    def of(cls, split):
+    def of(cls, split: ConfigDict) -> "Resizing":
         """The resizing of `config.data.train` or `config.data.val`."""
         return cls(tuple(split.short_sides), split.longest_side, split.resizing)
 
     @property
-    def short_side(self):
+    def short_side(self) -> int:
         """The largest of the short sides."""
         return max(self.short_sides)
 
     @property
-    def dtype(self):
+    def dtype(self) -> type[np.generic]:
         """Type of the resized pixels."""
         return DTYPES[self.kind]
 
-    def size(self, size, short_side=None):
+    def size(self, size: Iterable[int], short_side: int | None = None) -> tuple[int, int]:
         """(height, width) of a picture of `size` (height, width) after resizing; `short_side` is the largest by default.
 
         As detectron2's ResizeShortestEdge, or as torchvision's GeneralizedRCNNTransform, whose short side can be one pixel
@@ -64,7 +68,7 @@ class Resizing:
         return max(int(resized[0]), 1), max(int(resized[1]), 1)
 
     @property
-    def shapes(self):
+    def shapes(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """The two padded (height, width) that hold every resized picture: landscape and square, then portrait.
 
         Multiples of 32, the coarsest stride. They depend on the settings alone, so a picture is padded alike in training,
@@ -74,17 +78,17 @@ class Resizing:
         short, long = (-(-side // 32) * 32 for side in sides)
         return (short, long), (long, short)
 
-    def shape(self, size):
+    def shape(self, size: tuple[int, int]) -> tuple[int, int]:
         """The one of `shapes` that a picture of this `size` after resizing is padded to."""
         return self.shapes[is_portrait(*size)]
 
 
-def is_portrait(height, width):
+def is_portrait(height: Any, width: Any) -> Any:
     """Whether a picture of this size after resizing takes the second of `Resizing.shapes`. Numbers or arrays of any kind."""
     return height > width
 
 
-def original_boxes(boxes, scales, sizes):
+def original_boxes(boxes: Float[Any, "*B n 4"], scales: Any, sizes: Any) -> Float32[Any, "*B n 4"]:
     """Boxes [..., n, 4] of resized pictures in pixels of the original pictures, clipped to them.
 
     scales: [..., 2], resized / original, vertical and horizontal, as in a batch. sizes: [..., 2], height and width of the

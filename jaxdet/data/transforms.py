@@ -1,10 +1,18 @@
 """Resize, flip and pad one picture with its boxes (x1 y1 x2 y2 in pixels). NumPy and Pillow."""
 
 import numpy as np
+from jaxtyping import Float32, UInt8
 from PIL import Image
 
+Pixels = UInt8[np.ndarray, "_ _ 3"] | Float32[np.ndarray, "_ _ 3"]
 
-def resize(image, boxes, size, kind="detectron2"):
+
+def resize(
+    image: UInt8[np.ndarray, "H W 3"],
+    boxes: Float32[np.ndarray, "n 4"],
+    size: tuple[int, int],
+    kind: str = "detectron2",
+) -> tuple[Pixels, Float32[np.ndarray, "n 4"], Float32[np.ndarray, " 2"]]:
     """Image uint8 [H, W, 3] and boxes float32 [n, 4] at `size` (height, width).
 
     Both axes scale by their own, actual ratio. Bilinear: with antialiasing (Pillow) and uint8 again, as detectron2; or
@@ -22,7 +30,7 @@ def resize(image, boxes, size, kind="detectron2"):
     return image, boxes * scales[[1, 0, 1, 0]], scales
 
 
-def _interpolate(image, length, axis):
+def _interpolate(image: Float32[np.ndarray, "h w 3"], length: int, axis: int) -> Float32[np.ndarray, "_ _ 3"]:
     """One axis of a float32 image at another length, linearly between the two pixels around each new centre."""
     before = image.shape[axis]
     if before == length:
@@ -32,10 +40,11 @@ def _interpolate(image, length, axis):
     first = np.minimum(centres.astype(int), before - 1)
     share = np.expand_dims(centres - first, [i for i in range(image.ndim) if i != axis]).astype(np.float32)
     second = np.minimum(first + 1, before - 1)
-    return image.take(first, axis) * (1 - share) + image.take(second, axis) * share
+    interpolated: np.ndarray = image.take(first, axis) * (1 - share) + image.take(second, axis) * share
+    return interpolated
 
 
-def flip(image, boxes):
+def flip(image: Pixels, boxes: Float32[np.ndarray, "n 4"]) -> tuple[Pixels, Float32[np.ndarray, "n 4"]]:
     """Mirrored left to right: x' = W - x, so x1 and x2 change places."""
     width = np.float32(image.shape[1])
     mirrored = np.empty_like(image)
@@ -44,7 +53,7 @@ def flip(image, boxes):
     return mirrored, np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
 
 
-def pad(image, shape):
+def pad(image: Pixels, shape: tuple[int, int]) -> Pixels:
     """Image [h, w, 3] in the upper left corner of zeros [H, W, 3]."""
     padded = np.zeros((*shape, 3), image.dtype)
     padded[: image.shape[0], : image.shape[1]] = image
