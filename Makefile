@@ -32,6 +32,7 @@ torture: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
@@ -39,7 +40,7 @@ format: $(READY)
 
 # Caches and build products. The environment and $(RUNS) stay: they took time.
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .cache
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 # Made again when a requirement changes. The stamp comes last, so that an interrupted installation starts over.

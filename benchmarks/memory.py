@@ -16,6 +16,7 @@ import itertools
 import jax
 
 from jaxdet.config.command_line import load_config
+from jaxdet.data.resizing import Resizing
 from jaxdet.models import FasterRCNN
 from jaxdet.runs.mesh import device_mesh, replicated
 from jaxdet.training.optimizer import optimizer
@@ -52,7 +53,7 @@ def main():
         state = jax.eval_shape(functools.partial(create_state, model, update, config))
         step = functools.partial(train_step, model=model, optimizer=update, config=config)
         mesh = device_mesh(devices=jax.devices()[:1])
-        sizes = [shape], batch, boxes, config.data.train.resizing
+        sizes = [shape], batch, boxes, Resizing.of(config.data.train).dtype
         options = remat_options(config)
         compiled = compile_shapes("training", step, state, *sizes, mesh, replicated(mesh), options)[shape]
         cost = compiled.cost_analysis()

@@ -53,6 +53,7 @@ def compile_step(config, mesh, batch_size, height, width):
     from jax.sharding import NamedSharding, PartitionSpec
 
     from jaxdet.data import pipeline
+    from jaxdet.data.resizing import Resizing
     from jaxdet.models import FasterRCNN
     from jaxdet.runs.mesh import replicated, state_sharding
     from jaxdet.training.optimizer import optimizer
@@ -65,7 +66,8 @@ def compile_step(config, mesh, batch_size, height, width):
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state, shardings
     )
     split = NamedSharding(mesh, PartitionSpec(("data", "model")))
-    batch = pipeline.empty_batch(batch_size, (height, width), 16, config.data.train.resizing)
+    dtype = Resizing.of(config.data.train).dtype
+    batch = pipeline.empty_batch(batch_size, (height, width), 16, dtype)
     batch["image_ids"] = batch["image_ids"].astype("int32")
     batch = {
         name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=split) for name, value in batch.items()

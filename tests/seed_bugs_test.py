@@ -10,8 +10,8 @@ from PIL import Image
 
 from configs import person
 from jaxdet.data import pipeline
+from jaxdet.data.resizing import original_boxes
 from jaxdet.evaluation.coco import evaluate, to_results
-from jaxdet.evaluation.stages import original_boxes
 from jaxdet.models import FasterRCNN
 from jaxdet.models.box_head import STRIDES, BoxHead
 from jaxdet.models.faster_rcnn import final_stage

@@ -2,8 +2,13 @@
 
 import array
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float64, Int, Int32, Int64
+
+from jaxdet.data.types import Category, Source, Targets
 
 # A box that leaves the picture by less is rounding (TFDS stores float32 fractions) and not counted as clipped.
 _ROUNDING = 1e-3  # pixels
@@ -12,7 +17,7 @@ _ROUNDING = 1e-3  # pixels
 class Columns:
     """Annotations gathered one at a time, before they are checked; compact, for there may be a million."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.images = array.array("q")  # row in the list of images
         self.ids = array.array("q")  # 0 where the annotation has no usable id
         self.labels = array.array("q")
@@ -20,7 +25,9 @@ class Columns:
         self.areas = array.array("d")  # NaN where the annotation has no usable area
         self.crowds = array.array("b")
 
-    def add(self, image, annotation_id, label, box, area, crowd):
+    def add(
+        self, image: int, annotation_id: Any, label: int, box: Iterable[float], area: Any, crowd: object
+    ) -> None:
         """One annotation; `box` is four floats x y w h in pixels, the other values are taken as they come."""
         self.images.append(image)
         usable = type(annotation_id) is int and 1 <= annotation_id < 2**62
@@ -42,11 +49,11 @@ class Annotations:
       area: float64 [n], the annotation's own, else the area of its box.
       original: float64 [n, 4], x y w h as the data set has them.
       ids: int64 [n], at least 1: the COCO API never matches an annotation whose id is 0.
-      clipped: how many boxes reached over the picture's edge.
-      box_counts: int32 [N], boxes that are not crowds.
+      box_counts, crowd_counts: int32 [N], boxes that are not crowds, and those that are.
+      clipped_counts: int32 [N], boxes that reached over the picture's edge.
     """
 
-    def __init__(self, columns, sizes):
+    def __init__(self, columns: Columns, sizes: Int[np.ndarray, "N 2"]) -> None:
         """Checks and sorts.
 
         Args:
@@ -70,14 +77,15 @@ class Annotations:
         with np.errstate(over="ignore"):
             self.area = np.where(np.isnan(areas), self.original[:, 2] * self.original[:, 3], areas)
         self.offsets = np.searchsorted(rows[order], np.arange(len(sizes) + 1))
-        self.box_counts = np.bincount(rows[order][~self.crowd], minlength=len(sizes)).astype(np.int32)
-
         left_by = np.abs(boxes[order] - _corners(self.original)).max(axis=1, initial=0)
-        self.clipped = int((left_by > _ROUNDING).sum())
+        self.box_counts, self.crowd_counts, self.clipped_counts = (
+            np.bincount(rows[order][counted], minlength=len(sizes)).astype(np.int32)
+            for counted in (~self.crowd, self.crowd, left_by > _ROUNDING)
+        )
         without_id = np.flatnonzero(self.ids == 0)
         self.ids[without_id] = self.ids.max(initial=0) + 1 + np.arange(len(without_id))
 
-    def record(self, i):
+    def record(self, i: int) -> Targets:
         """boxes float32 [n, 4] x1 y1 x2 y2, labels int32 [n], crowd bool [n] and area float32 [n] of image i."""
         rows = slice(self.offsets[i], self.offsets[i + 1])
         return {
@@ -87,7 +95,13 @@ class Annotations:
             "area": self.area[rows].astype(np.float32),
         }
 
-    def ground_truth(self, categories, image_ids, sizes, file_names):
+    def ground_truth(
+        self,
+        categories: Iterable[Category],
+        image_ids: Int64[np.ndarray, " N"],
+        sizes: Int32[np.ndarray, "N 2"],
+        file_names: Iterable[str],
+    ) -> dict[str, Any]:
         """COCO JSON form of everything here: the data set's own category ids, unclipped boxes x y w h, own areas."""
         images = [
             {"id": int(i), "height": int(height), "width": int(width), "file_name": name}
@@ -108,16 +122,17 @@ class Annotations:
         return {"images": images, "annotations": annotations, "categories": [dict(c) for c in categories]}
 
 
-def summary(source):
+def summary(source: Source) -> str:
     """A few lines about a data source for the start of a run: images, boxes, crowds, and what was skipped and why."""
     boxes, empty = int(source.box_counts.sum()), int((source.box_counts == 0).sum())
     names = [category["name"] for category in source.categories]
-    first = f"{len(source)} images ({empty} without a box to train on), {boxes} boxes"
-    if hasattr(source, "crowds"):  # drawn scenes count neither crowds nor clipped boxes
-        first += f", {source.crowds} crowd regions, {source.clipped} boxes clipped to the picture"
+    first = (
+        f"{len(source)} images ({empty} without a box to train on), {boxes} boxes, {source.crowd_counts.sum()} crowd "
+        f"regions, {source.clipped_counts.sum()} boxes clipped to the picture"
+    )
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     lines = [first + "; categories: " + ", ".join(names[:5]) + more]
-    by_reason = {}
+    by_reason: dict[str, list[dict[str, Any]]] = {}
     for item in source.skipped:
         by_reason.setdefault(item["reason"], []).append(item)
     for reason, items in sorted(by_reason.items(), key=lambda pair: -len(pair[1])):
@@ -134,12 +149,14 @@ def summary(source):
     return "\n".join(lines).encode("utf-8", "backslashreplace").decode()
 
 
-def _corners(xywh):
+def _corners(xywh: Float64[np.ndarray, "n 4"]) -> Float64[np.ndarray, "n 4"]:
     with np.errstate(over="ignore", invalid="ignore"):
         return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
 
 
-def _check(xywh, sizes):
+def _check(
+    xywh: Float64[np.ndarray, "n 4"], sizes: Int[np.ndarray, "n 2"]
+) -> tuple[Float64[np.ndarray, "n 4"], np.ndarray]:
     """Clips boxes x y w h [n, 4] to pictures of `sizes` [n, 2]; float64 x1 y1 x2 y2 [n, 4] and a reason or "" each."""
     corners = _corners(xywh)
     limits = sizes[:, [1, 0, 1, 0]]

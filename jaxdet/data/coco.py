@@ -6,11 +6,14 @@ unusable is an error that names the file and the key, what spoils one picture or
 """
 
 import os
+from collections.abc import Iterable
+from typing import Any
 
 from jaxdet.data import images as pictures
 from jaxdet.data.annotations import Annotations, Columns, summary
 from jaxdet.data.coco_images import index_images
 from jaxdet.data.coco_json import choose_categories, load_json, short
+from jaxdet.data.types import Record
 
 __all__ = ["CocoSource", "choose_categories", "load_json", "summary"]
 
@@ -30,16 +33,20 @@ class CocoSource:
       categories: tuple of {"id", "name"}, ordered by id; a label is a position in it.
       image_ids: int64 [N], ascending.
       sizes: int32 [N, 2], height and width of the pictures after the EXIF orientation.
-      box_counts: int32 [N], boxes that are not crowds.
-      crowds: number of crowd regions.
-      clipped: number of boxes that reached over the edge of their picture and were clipped to it.
+      box_counts, crowd_counts: int32 [N], boxes of each picture that are not crowds, and those that are.
+      clipped_counts: int32 [N], boxes of each picture that reached over its edge and were clipped to it.
       skipped: list of {"reason", "image_id", "annotation_id", "file", "detail"}, one for each picture or annotation
         left out, with the keys that apply.
 
     It can be pickled, and read from several threads.
     """
 
-    def __init__(self, images, annotations, categories=("person",)):
+    def __init__(
+        self,
+        images: str | os.PathLike[str],
+        annotations: str | os.PathLike[str],
+        categories: Iterable[str] | str | None = ("person",),
+    ) -> None:
         """Reads and checks the index; no picture is decoded.
 
         Args:
@@ -74,13 +81,15 @@ class CocoSource:
                 reason, annotation_id or None, int(self.image_ids[row]), self.file_names[row]
             )
         self.box_counts = self.annotations.box_counts
-        self.crowds = int(self.annotations.crowd.sum())
-        self.clipped = self.annotations.clipped
+        self.crowd_counts, self.clipped_counts = (
+            self.annotations.crowd_counts,
+            self.annotations.clipped_counts,
+        )
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.image_ids)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> Record:
         """Record of picture i: image_id, image uint8 [H, W, 3], boxes, labels, crowd and area.
 
         `image` is None where the file cannot be decoded, or no longer has the size it had when the index was made.
@@ -94,7 +103,7 @@ class CocoSource:
             image = None
         return {"image_id": int(self.image_ids[i]), "image": image, **self.annotations.record(i)}
 
-    def ground_truth(self):
+    def ground_truth(self) -> dict[str, Any]:
         """The pictures, annotations and categories kept here in COCO JSON form, boxes unclipped, crowds included.
 
         Ids are the data set's own; only an annotation without an id, or with id 0, gets a new one, since the COCO API
@@ -102,7 +111,7 @@ class CocoSource:
         """
         return self.annotations.ground_truth(self.categories, self.image_ids, self.sizes, self.file_names)
 
-    def _index_annotations(self, section, rows, known):
+    def _index_annotations(self, section: list[Any], rows: dict[int, int | None], known: set[int]) -> Columns:
         """`Columns` of the annotations that name an image and a category kept here and have four numbers as bbox."""
         labels = {category["id"]: label for label, category in enumerate(self.categories)}
         columns, seen = Columns(), set()
@@ -125,8 +134,8 @@ class CocoSource:
                 self._skip_annotation(
                     "annotation of an unknown category", annotation_id, image_id, detail=detail
                 )
-            elif rows[image_id] is not None and category_id in labels:
-                box, row = _four_floats(entry.get("bbox")), rows[image_id]
+            elif (row := rows[image_id]) is not None and category_id in labels:
+                box = _four_floats(entry.get("bbox"))
                 name, crowd = self.file_names[row], entry.get("iscrowd")
                 if box is None:
                     detail = short(entry.get("bbox"))
@@ -138,17 +147,24 @@ class CocoSource:
                     columns.add(row, annotation_id, labels[category_id], box, entry.get("area"), crowd)
         return columns
 
-    def _skip_annotation(self, reason, annotation_id, image_id, file=None, detail=None):
+    def _skip_annotation(
+        self,
+        reason: str,
+        annotation_id: Any,
+        image_id: Any,
+        file: str | None = None,
+        detail: str | None = None,
+    ) -> None:
         item = {"reason": reason, "annotation_id": annotation_id, "image_id": image_id}
         self.skipped.append(item | ({"file": file} if file else {}) | ({"detail": detail} if detail else {}))
 
 
-def _key(value):
+def _key(value: Any) -> Any:
     """An id that can be looked up; None for what cannot be one."""
     return value if type(value) in (int, float, str) else None
 
 
-def _four_floats(value):
+def _four_floats(value: Any) -> tuple[float, ...] | None:
     if (
         not isinstance(value, list)
         or len(value) != 4

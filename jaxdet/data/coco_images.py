@@ -3,9 +3,11 @@
 import concurrent.futures
 import os
 import posixpath
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int32, Int64
 
 from jaxdet.data import images as pictures
 from jaxdet.data.coco_json import entry_value
@@ -22,14 +24,14 @@ class Images(NamedTuple):
     {"reason", "image_id", "file"}, and "detail" where there is more to say.
     """
 
-    image_ids: np.ndarray
-    sizes: np.ndarray
-    file_names: list
-    rows: dict
-    skipped: list
+    image_ids: Int64[np.ndarray, " N"]
+    sizes: Int32[np.ndarray, "N 2"]
+    file_names: list[str]
+    rows: dict[int, int | None]
+    skipped: list[dict[str, Any]]
 
 
-def index_images(section, folder, path):
+def index_images(section: list[Any], folder: str, path: str) -> Images:
     """Looks every entry of the JSON's "images" up in the folder; no picture is decoded. Returns `Images`.
 
     path: of the JSON, for messages. Raises ValueError for an entry that lacks a key or has a value of a wrong type, an id
@@ -51,17 +53,20 @@ def index_images(section, folder, path):
             raise ValueError(f"{path}: images[{position}].id: {image_id} is there twice")
         entries[image_id] = (name, told)
 
-    rows, kept, sizes, skipped = dict.fromkeys(entries), [], [], []
+    rows: dict[int, int | None] = dict.fromkeys(entries)
+    kept: list[int] = []
+    sizes: list[tuple[int, int]] = []
+    skipped: list[dict[str, Any]] = []
     names = {image_id: name for image_id, (name, _) in sorted(entries.items())}
 
-    def leave_out(reason, image_id, detail=None):
+    def leave_out(reason: str, image_id: int, detail: str | None = None) -> None:
         item = {"reason": reason, "image_id": image_id, "file": names[image_id]}
         skipped.append(item | ({"detail": detail} if detail else {}))
 
     present = _present(names, folder, leave_out)
     if not present:
         raise ValueError(_none_present(names, folder, path, skipped))
-    for image_id, size in zip(present, _read_sizes(folder, map(names.get, present)), strict=True):
+    for image_id, size in zip(present, _read_sizes(folder, [names[i] for i in present]), strict=True):
         told = entries[image_id][1]
         if isinstance(size, str):
             leave_out("image unreadable or truncated", image_id, size)
@@ -80,7 +85,7 @@ def index_images(section, folder, path):
     return Images(np.array(kept, np.int64), np.array(sizes, np.int32), file_names, rows, skipped)
 
 
-def _present(names, folder, leave_out):
+def _present(names: dict[int, str], folder: str, leave_out: Callable[..., None]) -> list[int]:
     """Ids of the images whose file is in the folder; each subfolder is listed once, nothing opened."""
     listings, present, root = {}, [], os.path.realpath(folder)
     for image_id, name in names.items():
@@ -99,7 +104,7 @@ def _present(names, folder, leave_out):
     return present
 
 
-def _none_present(names, folder, path, skipped):
+def _none_present(names: dict[int, str], folder: str, path: str, skipped: list[dict[str, Any]]) -> str:
     """The message where no image is in the folder: what is there instead, and whether a subfolder is meant."""
     first = next(iter(names.values()))
     inside = sorted(os.listdir(folder))
@@ -120,7 +125,7 @@ def _none_present(names, folder, path, skipped):
     )
 
 
-def _read_sizes(folder, names):
+def _read_sizes(folder: str, names: Iterable[str]) -> list[tuple[int, int] | str]:
     """(height, width), or what is wrong as a str, of every file. Threads: a network disk answers in parallel."""
     paths = [os.path.join(folder, name) for name in names]
     chunks = [paths[start : start + 64] for start in range(0, len(paths), 64)]
@@ -128,7 +133,7 @@ def _read_sizes(folder, names):
         return [size for sizes in pool.map(_chunk_sizes, chunks) for size in sizes]
 
 
-def _listing(folder, root):
+def _listing(folder: str, root: str) -> dict[str, bool]:
     """{name: whether it lies within `root`, symbolic links followed} of the files in a folder; {} without one."""
     try:
         within = _is_within(folder, root)
@@ -142,11 +147,11 @@ def _listing(folder, root):
         return {}
 
 
-def _is_within(path, root):
+def _is_within(path: str, root: str) -> bool:
     return os.path.commonpath([os.path.realpath(path), root]) == root
 
 
-def _is_file(entry):
+def _is_file(entry: os.DirEntry[str]) -> bool:
     """Whether a directory entry is a file, and no pipe that would be waited for; False for links in a circle."""
     try:
         return entry.is_file()
@@ -154,8 +159,8 @@ def _is_file(entry):
         return False
 
 
-def _chunk_sizes(paths):
-    sizes = []
+def _chunk_sizes(paths: list[str]) -> list[tuple[int, int] | str]:
+    sizes: list[tuple[int, int] | str] = []
     for path in paths:
         try:
             sizes.append(pictures.checked_size(path))

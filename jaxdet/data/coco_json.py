@@ -2,10 +2,15 @@
 
 import difflib
 import json
+import os
 import re
+from collections.abc import Iterable
+from typing import Any
+
+from jaxdet.data.types import Category
 
 
-def load_json(path):
+def load_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Content of a COCO JSON file with its three lists, segmentations and keypoints left out to save memory.
 
     Raises:
@@ -13,7 +18,7 @@ def load_json(path):
     """
     try:
         with open(path, encoding="utf-8-sig") as file:
-            content = json.load(file, object_hook=_without_masks)
+            content: dict[str, Any] = json.load(file, object_hook=_without_masks)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{path}: no valid JSON, perhaps cut short: {error.msg} at line {error.lineno} column {error.colno} "
@@ -35,7 +40,9 @@ def load_json(path):
     return content
 
 
-def choose_categories(path, section, names):
+def choose_categories(
+    path: str, section: list[Any], names: Iterable[str] | str | None
+) -> tuple[tuple[Category, ...], set[int]]:
     """The chosen categories as a tuple of {"id", "name"} ordered by id, and the set of all ids there are.
 
     Raises:
@@ -66,11 +73,11 @@ def choose_categories(path, section, names):
             )
     if not names:
         raise ValueError(f"{path}: categories: none chosen. There are: {there or 'none'}")
-    chosen = tuple({"id": i, "name": found[i]} for i in sorted(found) if found[i] in names)
+    chosen = tuple(Category(id=i, name=found[i]) for i in sorted(found) if found[i] in names)
     return chosen, ids
 
 
-def entry_value(path, section, position, entry, key, kind):
+def entry_value(path: str, section: str, position: int, entry: Any, key: str, kind: Any) -> Any:
     """entry[key], an int within 64 bits or a str, or a ValueError that says where."""
     if not isinstance(entry, dict):
         raise ValueError(f"{path}: {section}[{position}]: expected an object, got {short(entry)}")
@@ -83,13 +90,13 @@ def entry_value(path, section, position, entry, key, kind):
     return value
 
 
-def short(value):
+def short(value: object) -> str:
     """`repr`, cut to 60 letters, for a message."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _without_masks(item):
+def _without_masks(item: dict[str, Any]) -> dict[str, Any]:
     item.pop("segmentation", None)
     item.pop("keypoints", None)
     return item

@@ -2,9 +2,12 @@
 
 import io
 import os
+from collections.abc import Callable
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
 
 # Pillow also opens formats that run other programs (EPS) or that hold no photographs; a data set needs these only.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "JPEG2000", "PPM")
@@ -12,7 +15,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "JPEG2000", "PPM
 _ORIENTATION = 0x0112  # the EXIF tag
 
 # What turns the stored pixels upright, by EXIF orientation (CIPA DC-008, "Orientation").
-_UPRIGHT = {
+_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
     4: lambda pixels: pixels[::-1],
@@ -23,7 +26,7 @@ _UPRIGHT = {
 }
 
 
-def decode(path_or_bytes):
+def decode(path_or_bytes: str | os.PathLike[str] | bytes) -> UInt8[np.ndarray, "H W 3"]:
     """Decodes a picture.
 
     The EXIF orientation is applied; alpha is composited on white, as a browser shows it; 16-bit grey is scaled
@@ -52,7 +55,7 @@ def decode(path_or_bytes):
     return np.array(_UPRIGHT[orientation](pixels) if orientation in _UPRIGHT else pixels, order="C")
 
 
-def oriented_size(path_or_bytes):
+def oriented_size(path_or_bytes: str | os.PathLike[str] | bytes) -> tuple[int, int]:
     """Height and width that `decode` will return, read from the header only.
 
     Args:
@@ -71,7 +74,7 @@ def oriented_size(path_or_bytes):
         return _header(file, path_or_bytes)
 
 
-def checked_size(path_or_bytes):
+def checked_size(path_or_bytes: str | os.PathLike[str] | bytes) -> tuple[int, int]:
     """`oriented_size`, having looked as well whether a JPEG or PNG still has its end.
 
     Costs one more read of a few bytes. A file that lacks the marker (some cameras write more after it) is decoded to
@@ -89,12 +92,12 @@ def checked_size(path_or_bytes):
     return size
 
 
-def _read(path):
+def _read(path: str | os.PathLike[str]) -> bytes:
     with open(path, "rb") as file:
         return file.read()
 
 
-def _header(file, source):
+def _header(file: BinaryIO, source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
     try:
         image = Image.open(file, formats=FORMATS)
         _check_size(image)
@@ -104,7 +107,7 @@ def _header(file, source):
         raise _unreadable(source, error) from error
 
 
-def _ends(file):
+def _ends(file: BinaryIO) -> bool:
     """Whether a JPEG or PNG ends as it must; True for other formats, whose end says nothing."""
     file.seek(0)
     start = file.read(4)
@@ -115,17 +118,19 @@ def _ends(file):
     return not start.startswith(b"\x89PNG") or b"IEND" in end
 
 
-def _unreadable(source, error):
-    is_bytes = isinstance(source, bytes)
-    length = len(source) if is_bytes else os.path.getsize(source)
-    if isinstance(error, Image.UnidentifiedImageError):
-        error = "no picture in a known format, or its header is damaged" if length else "empty"
-    return ValueError(
-        f"{f'picture of {length} bytes' if is_bytes else os.fspath(source)}: cannot decode: {error}"
-    )
+def _unreadable(source: str | os.PathLike[str] | bytes, error: Exception | str) -> ValueError:
+    if isinstance(source, bytes):
+        length, name = len(source), f"picture of {len(source)} bytes"
+    else:
+        length, name = os.path.getsize(source), os.fspath(source)
+    if isinstance(error, UnidentifiedImageError):
+        return _unreadable(
+            source, "no picture in a known format, or its header is damaged" if length else "empty"
+        )
+    return ValueError(f"{name}: cannot decode: {error}")
 
 
-def _check_size(image):
+def _check_size(image: Image.Image) -> None:
     width, height = image.size
     if width < 1 or height < 1:
         raise ValueError(f"a picture of {width}x{height} pixels")
@@ -136,7 +141,7 @@ def _check_size(image):
         )
 
 
-def _orientation(image):
+def _orientation(image: Image.Image) -> int:
     """EXIF orientation 1..8 as the header tells it; 1 where there is none or it is damaged."""
     if image.format == "TIFF":
         return 1  # Pillow turns a TIFF itself, its header's size included
@@ -152,7 +157,7 @@ def _orientation(image):
     return orientation if orientation in _UPRIGHT else 1
 
 
-def _rgb(image):
+def _rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     """uint8 [h, w, 3] of a loaded Pillow image."""
     if image.mode[0] in "IF":
         samples = np.asarray(image)

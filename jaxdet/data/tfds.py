@@ -11,6 +11,8 @@ import concurrent.futures
 import json
 import os
 import sys
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
@@ -18,10 +20,16 @@ from jaxdet.data import images as pictures
 from jaxdet.data.annotations import Annotations, Columns, summary
 from jaxdet.data.coco import HOW_TO_GET_COCO, CocoSource, choose_categories
 from jaxdet.data.tfds_layout import CATEGORIES_FILE, FEATURES, OBJECT_FEATURES, category_list, coco_features
+from jaxdet.data.types import Category, Record
 
 # tensorflow_datasets takes half a second to import, so only the functions that need it do.
 
 IMAGES_IN_A_SHARD = 1000
+
+Objects = tuple[list[Any], ...]  # of one record: ids, areas, labels, crowds, boxes y1 x1 y2 x2 as fractions
+Entry = tuple[
+    int, int, str, tuple[int, int], Objects
+]  # record, image id, file name, (height, width), objects
 
 
 class TfdsSource:
@@ -33,7 +41,12 @@ class TfdsSource:
     It can be pickled, and read from several threads.
     """
 
-    def __init__(self, directory, categories=("person",), split="train"):
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        categories: Iterable[str] | str | None = ("person",),
+        split: str = "train",
+    ) -> None:
         """Reads every record once, to know sizes and boxes; no picture is decoded.
 
         Args:
@@ -53,7 +66,7 @@ class TfdsSource:
         labels = [
             position.get(category["id"]) for category in listed
         ]  # TFDS label -> ours, None for not chosen
-        self.skipped = []
+        self.skipped: list[dict[str, Any]] = []
 
         entries = self._entries()
         if not entries:
@@ -66,13 +79,15 @@ class TfdsSource:
         for reason, row, annotation_id in self.annotations.faults:
             self._skip_annotation(reason, annotation_id, row)
         self.box_counts = self.annotations.box_counts
-        self.crowds = int(self.annotations.crowd.sum())
-        self.clipped = self.annotations.clipped
+        self.crowd_counts, self.clipped_counts = (
+            self.annotations.crowd_counts,
+            self.annotations.clipped_counts,
+        )
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.image_ids)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> Record:
         """Record of picture i: image_id, image uint8 [H, W, 3] or None where it cannot be decoded, boxes, ..."""
         i = range(len(self))[i]
         try:
@@ -81,20 +96,20 @@ class TfdsSource:
             image = None
         return {"image_id": int(self.image_ids[i]), "image": image, **self.annotations.record(i)}
 
-    def ground_truth(self):
+    def ground_truth(self) -> dict[str, Any]:
         """COCO JSON form, as `CocoSource.ground_truth`; areas are the integers TFDS stores, boxes float32 fractions.
 
         Where the COCO JSON is at hand, score against that.
         """
         return self.annotations.ground_truth(self.categories, self.image_ids, self.sizes, self.file_names)
 
-    def _entries(self):
-        """(record, image id, file name, (height, width), objects) of the usable records, by image id."""
+    def _entries(self) -> list[Entry]:
+        """The usable records, by image id."""
         starts = range(0, len(self._records), 64)
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             chunks = pool.map(lambda start: _scan(self._records, self._features, start, start + 64), starts)
             found = [entry for chunk in chunks for entry in chunk]
-        entries = {}
+        entries: dict[int, Entry] = {}
         for entry in found:
             if isinstance(entry, dict):
                 self.skipped.append(entry)
@@ -106,7 +121,7 @@ class TfdsSource:
                 entries[entry[1]] = entry
         return [entries[image_id] for image_id in sorted(entries)]
 
-    def _columns(self, objects, labels):
+    def _columns(self, objects: list[Objects], labels: list[int | None]) -> Columns:
         columns, seen = Columns(), set()
         for row, items in enumerate(objects):
             height, width = self.sizes[row].tolist()
@@ -122,14 +137,19 @@ class TfdsSource:
                     seen.add(annotation_id)
         return columns
 
-    def _skip_annotation(self, reason, annotation_id, row):
+    def _skip_annotation(self, reason: str, annotation_id: int, row: int) -> None:
         image_id, file = int(self.image_ids[row]), self.file_names[row]
         self.skipped.append(
             {"reason": reason, "annotation_id": annotation_id, "image_id": image_id, "file": file}
         )
 
 
-def build(images, annotations, output, split="train"):
+def build(
+    images: str | os.PathLike[str],
+    annotations: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    split: str = "train",
+) -> CocoSource:
     """Writes a COCO folder as a split of a TFDS data set in ArrayRecord form that TFDS itself can read.
 
     All categories are kept. Picture files are stored byte for byte; boxes are clipped to the picture, as TFDS demands;
@@ -187,7 +207,7 @@ def build(images, annotations, output, split="train"):
     return source
 
 
-def _example(source, i, make_box):
+def _example(source: CocoSource, i: int, make_box: Callable[..., Any]) -> dict[str, Any]:
     """Record i of a `CocoSource` as TFDS's coco lays it out."""
     with open(os.path.join(source.folder, source.file_names[i]), "rb") as file:
         encoded = file.read()
@@ -214,7 +234,7 @@ def _example(source, i, make_box):
     }
 
 
-def _other_splits(output, split, categories):
+def _other_splits(output: str, split: str, categories: Iterable[Category]) -> list[Any]:
     """SplitInfos that an existing data set in `output` keeps."""
     import tensorflow_datasets as tfds
 
@@ -230,7 +250,7 @@ def _other_splits(output, split, categories):
     return list(builder.info.splits.values())
 
 
-def _open(directory, split):
+def _open(directory: str, split: str) -> tuple[Any, Any, list[str]]:
     """Raw records of a split, the features that are read from them, and the label names."""
     import tensorflow_datasets as tfds
 
@@ -268,10 +288,10 @@ def _open(directory, split):
     return records, chosen, features["objects"]["label"].names
 
 
-def _check_classes(path):
+def _check_classes(path: str) -> None:
     """Raises ValueError where features.json names a class that is not TFDS's own: TFDS would import its module."""
 
-    def names(value):
+    def names(value: Any) -> list[str]:
         if isinstance(value, list):
             return [name for item in value for name in names(item)]
         if not isinstance(value, dict):
@@ -290,15 +310,18 @@ def _check_classes(path):
         raise ValueError(f"{path}: the feature {foreign[0]} is none of TFDS's own and will not be imported")
 
 
-def _parse(records, features, position):
+def _parse(records: Any, features: Any, position: int) -> dict[str, Any]:
     import tensorflow_datasets as tfds
 
-    return features.deserialize_example_np(records[position], decoders={"image": tfds.decode.SkipDecoding()})
+    example: dict[str, Any] = features.deserialize_example_np(
+        records[position], decoders={"image": tfds.decode.SkipDecoding()}
+    )
+    return example
 
 
-def _scan(records, features, start, stop):
-    """Entries of some records: a tuple as `TfdsSource._entries` returns it, or a dict of what is wrong."""
-    entries = []
+def _scan(records: Any, features: Any, start: int, stop: int) -> list[Entry | dict[str, Any]]:
+    """The entries of some records, or for a bad one a dict of what is wrong."""
+    entries: list[Entry | dict[str, Any]] = []
     for position in range(start, min(stop, len(records))):
         try:
             example = _parse(records, features, position)
@@ -326,9 +349,9 @@ def _scan(records, features, start, stop):
     return entries
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m jaxdet.data.tfds", description=build.__doc__.split("\n")[0]
+        prog="python -m jaxdet.data.tfds", description=str(build.__doc__).split("\n")[0]
     )
     parser.add_argument("--images", required=True, help="folder of the pictures")
     parser.add_argument("--annotations", required=True, help="COCO JSON file")

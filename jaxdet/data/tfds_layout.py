@@ -6,8 +6,11 @@ objects: bbox (ymin xmin ymax xmax, fractions of the height and width), label, a
 
 import json
 import os
+from typing import Any
 
 import numpy as np
+
+from jaxdet.data.types import Category
 
 FEATURES = ("image", "image/filename", "image/id", "objects")
 OBJECT_FEATURES = ("area", "bbox", "id", "is_crowd", "label")
@@ -25,7 +28,7 @@ COCO_NAMES = tuple(name.strip() for name in _NAMES.split("|"))
 COCO_IDS = tuple(i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 
 
-def coco_features(names):
+def coco_features(names: list[str]) -> Any:
     """The features of TFDS's `coco/2017`, with these names as the labels."""
     from tensorflow_datasets import features as kinds
 
@@ -41,14 +44,14 @@ def coco_features(names):
     return kinds.FeaturesDict(top | {"objects": kinds.Sequence(objects)})
 
 
-def category_list(directory, names):
+def category_list(directory: str, names: list[str]) -> list[Category]:
     """{"id", "name"} for each TFDS label."""
     path = os.path.join(directory, CATEGORIES_FILE)
     if os.path.exists(path):
         with open(path, encoding="utf-8") as file:
-            categories = json.load(file)
+            categories: list[Category] = json.load(file)
         if [category["name"] for category in categories] != list(names):
             raise ValueError(f"{path}: its names are not those of the labels of the data set beside it")
         return categories
     ids = COCO_IDS if tuple(names) == COCO_NAMES else range(1, len(names) + 1)
-    return [{"id": i, "name": name} for i, name in zip(ids, names, strict=True)]
+    return [Category(id=i, name=name) for i, name in zip(ids, names, strict=True)]

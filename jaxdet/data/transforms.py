@@ -1,45 +1,18 @@
 """Resize, flip and pad one picture with its boxes (x1 y1 x2 y2 in pixels). NumPy and Pillow."""
 
 import numpy as np
+from jaxtyping import Float32, UInt8
 from PIL import Image
 
-# How pictures are resized, and the type of the result
-RESIZINGS = {"detectron2": np.uint8, "torchvision": np.float32}
+Pixels = UInt8[np.ndarray, "_ _ 3"] | Float32[np.ndarray, "_ _ 3"]
 
 
-def resized_size(size, short_side, longest_side, resizing="detectron2"):
-    """(height, width) after scaling the short side to `short_side`, or less where the long one would pass `longest_side`.
-
-    Rounded half up, as detectron2's ResizeShortestEdge; or both rounded down, as torchvision's
-    GeneralizedRCNNTransform, whose short side can be one pixel less than asked for.
-    """
-    height, width = (int(n) for n in size)
-    if resizing == "torchvision":
-        scale = min(short_side / min(height, width), longest_side / max(height, width))
-        resized = height * scale, width * scale
-    else:
-        # In two steps, since that is how detectron2 multiplies, and a half decides
-        scale = short_side / min(height, width)
-        resized = (short_side, scale * width) if height < width else (scale * height, short_side)
-        if max(resized) > longest_side:
-            scale = longest_side / max(resized)
-            resized = resized[0] * scale, resized[1] * scale
-        resized = resized[0] + 0.5, resized[1] + 0.5
-    # a very long, thin picture keeps at least one pixel
-    return max(int(resized[0]), 1), max(int(resized[1]), 1)
-
-
-def padded_shapes(short_side, longest_side):
-    """The two (height, width) that hold every picture resized with these sides: landscape and square, portrait.
-
-    Multiples of 32, the coarsest stride. They depend on the settings alone, so a picture is padded alike in training,
-    evaluation and prediction: GroupNorm sees the padding.
-    """
-    short, long = (-(-side // 32) * 32 for side in (min(short_side, longest_side), longest_side))
-    return (short, long), (long, short)
-
-
-def resize(image, boxes, size, resizing="detectron2"):
+def resize(
+    image: UInt8[np.ndarray, "H W 3"],
+    boxes: Float32[np.ndarray, "n 4"],
+    size: tuple[int, int],
+    kind: str = "detectron2",
+) -> tuple[Pixels, Float32[np.ndarray, "n 4"], Float32[np.ndarray, " 2"]]:
     """Image uint8 [H, W, 3] and boxes float32 [n, 4] at `size` (height, width).
 
     Both axes scale by their own, actual ratio. Bilinear: with antialiasing (Pillow) and uint8 again, as detectron2; or
@@ -48,7 +21,7 @@ def resize(image, boxes, size, resizing="detectron2"):
     """
     height, width = image.shape[:2]
     scales = np.array([size[0] / height, size[1] / width], np.float32)
-    if resizing == "torchvision":
+    if kind == "torchvision":
         image = _interpolate(_interpolate(image.astype(np.float32), size[0], 0), size[1], 1)
     elif (height, width) != tuple(size):
         # One axis after the other: which of them Pillow takes first depends on its version and on the sizes
@@ -57,7 +30,7 @@ def resize(image, boxes, size, resizing="detectron2"):
     return image, boxes * scales[[1, 0, 1, 0]], scales
 
 
-def _interpolate(image, length, axis):
+def _interpolate(image: Float32[np.ndarray, "h w 3"], length: int, axis: int) -> Float32[np.ndarray, "_ _ 3"]:
     """One axis of a float32 image at another length, linearly between the two pixels around each new centre."""
     before = image.shape[axis]
     if before == length:
@@ -67,10 +40,11 @@ def _interpolate(image, length, axis):
     first = np.minimum(centres.astype(int), before - 1)
     share = np.expand_dims(centres - first, [i for i in range(image.ndim) if i != axis]).astype(np.float32)
     second = np.minimum(first + 1, before - 1)
-    return image.take(first, axis) * (1 - share) + image.take(second, axis) * share
+    interpolated: np.ndarray = image.take(first, axis) * (1 - share) + image.take(second, axis) * share
+    return interpolated
 
 
-def flip(image, boxes):
+def flip(image: Pixels, boxes: Float32[np.ndarray, "n 4"]) -> tuple[Pixels, Float32[np.ndarray, "n 4"]]:
     """Mirrored left to right: x' = W - x, so x1 and x2 change places."""
     width = np.float32(image.shape[1])
     mirrored = np.empty_like(image)
@@ -79,7 +53,7 @@ def flip(image, boxes):
     return mirrored, np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
 
 
-def pad(image, shape):
+def pad(image: Pixels, shape: tuple[int, int]) -> Pixels:
     """Image [h, w, 3] in the upper left corner of zeros [H, W, 3]."""
     padded = np.zeros((*shape, 3), image.dtype)
     padded[: image.shape[0], : image.shape[1]] = image

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from jaxdet.data.resizing import original_boxes
+from jaxdet.evaluation.categories import as_objects, rpn_categories
 from jaxdet.evaluation.coco import evaluate, proposal_recall, table, to_results
-
-ONE_CATEGORY = ({"id": 1, "name": "object"},)
 
 
 def collect(batches, source):
@@ -42,25 +42,6 @@ def collect(batches, source):
     if "roi" not in stages:
         del found["roi"]
     return found, seen, unreadable
-
-
-def rpn_categories(categories):
-    """Categories of what the RPN alone finds, which tells no two apart."""
-    return categories if len(categories) == 1 else ONE_CATEGORY
-
-
-def as_objects(truth):
-    """COCO JSON with the categories that the RPN alone tells apart."""
-    categories = list(rpn_categories(truth["categories"]))
-    annotations = [{**item, "category_id": categories[0]["id"]} for item in truth["annotations"]]
-    return {**truth, "categories": categories, "annotations": annotations}
-
-
-def original_boxes(boxes, scales, size):
-    """Boxes [n, 4] of the resized picture in pixels of the original of `size` (height, width), clipped to it."""
-    boxes = np.asarray(boxes, np.float32) / np.asarray(scales, np.float32)[[1, 0, 1, 0]]
-    height, width = size
-    return np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
 
 
 def summarize(source, found, seen):

@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxdet.data import transforms
-
 
 class Full(Exception):
     """More pictures wait than may."""
@@ -36,8 +34,7 @@ class Batches:
 
     def start(self):
         """Compiles and begins. Returns how many shapes were compiled."""
-        shapes = set(transforms.padded_shapes(self.detector.short_side, self.detector.longest_side))
-        dtype = transforms.RESIZINGS[self.detector.resizing]
+        shapes, dtype = set(self.detector.resizing.shapes), self.detector.resizing.dtype
         for shape in shapes:
             for count in self.sizes:
                 images = np.zeros((count, *shape, 3), dtype)

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 
 from jaxdet.data import transforms
-from jaxdet.evaluation.stages import original_boxes, rpn_categories
+from jaxdet.data.resizing import Resizing, original_boxes
+from jaxdet.evaluation.categories import rpn_categories
 from jaxdet.models import FasterRCNN
 from jaxdet.runs.workdir import Workdir
 
@@ -42,9 +43,7 @@ class Detector:
         self.model = model = FasterRCNN(**config.model)
         # compiles once for landscape and once for portrait pictures
         self.detect = jax.jit(lambda variables, *image: model.apply(variables, *image, method="detect"))
-        split = config.data.val
-        self.short_side, self.longest_side = max(split.short_sides), split.longest_side
-        self.resizing = split.resizing
+        self.resizing = Resizing.of(config.data.val)
 
     def __call__(self, image):
         """Detections of one picture, best first.
@@ -62,10 +61,9 @@ class Detector:
         """What the network sees of one picture: [H, W, 3] padded, its size before padding, its scales. Raises as a call."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise ValueError(f"a picture is uint8 [H, W, 3] in RGB, not {image.dtype} {list(image.shape)}")
-        size = transforms.resized_size(image.shape[:2], self.short_side, self.longest_side, self.resizing)
-        resized, _, scales = transforms.resize(image, np.zeros((0, 4), np.float32), size, self.resizing)
-        landscape, portrait = transforms.padded_shapes(self.short_side, self.longest_side)
-        return transforms.pad(resized, landscape if size[0] <= size[1] else portrait), size, scales
+        size = self.resizing.size(image.shape[:2])
+        resized, _, scales = transforms.resize(image, np.zeros((0, 4), np.float32), size, self.resizing.kind)
+        return transforms.pad(resized, self.resizing.shape(size)), size, scales
 
     def finish(self, found, scales, size):
         """What a call returns, of the Detections of one picture with its scales and its size (height, width)."""

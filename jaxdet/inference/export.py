@@ -20,7 +20,7 @@ from jax import export
 from safetensors.numpy import load_file, save
 
 import jaxdet
-from jaxdet.data import transforms
+from jaxdet.data.resizing import is_portrait, original_boxes
 from jaxdet.data.synthetic import scenes
 from jaxdet.models.faster_rcnn import Detections
 from jaxdet.ops.resize import resize, resized_sizes
@@ -65,9 +65,9 @@ def export_run(workdir, output, parameters_beside=False):
     description = {
         "categories": list(detector.categories),
         "arguments": ["parameters"] * parameters_beside + ["images", "sizes"],
-        "short_side": detector.short_side,
-        "longest_side": detector.longest_side,
-        "resizing": detector.resizing,
+        "short_side": detector.resizing.short_side,
+        "longest_side": detector.resizing.longest_side,
+        "resizing": detector.resizing.kind,
         "platforms": list(PLATFORMS),
         "jax": jax.__version__,
     }
@@ -107,12 +107,12 @@ def detect_pictures(detector, variables, images, sizes):
     "labels" [B, D], "valid" [B, D]}; what is not valid is 0. Landscape and portrait pictures go through the network at their
     own padded shape each, so a batch of both costs two passes.
     """
-    resized = resized_sizes(sizes, detector.short_side, detector.longest_side, detector.resizing)
-    portrait = resized[:, 0] > resized[:, 1]
-    shapes = transforms.padded_shapes(detector.short_side, detector.longest_side)
+    resizing = detector.resizing
+    resized = resized_sizes(sizes, resizing.short_side, resizing.longest_side, resizing.kind)
+    portrait = is_portrait(*resized.T)
     arguments = variables, images, sizes
     found = []
-    for shape, chosen in zip(shapes, (~portrait, portrait), strict=True):
+    for shape, chosen in zip(resizing.shapes, (~portrait, portrait), strict=True):
         chosen &= (sizes > 0).all(1)
         network = functools.partial(_detect_shape, detector, shape, jnp.where(chosen[:, None], resized, 0))
         nothing = jax.eval_shape(network, arguments)
@@ -121,16 +121,15 @@ def detect_pictures(detector, variables, images, sizes):
     boxes, scores, labels, valid = (
         jnp.where(portrait.reshape(-1, *(1,) * (a.ndim - 1)), b, a) for a, b in zip(*found, strict=True)
     )
-    scales = resized.astype(jnp.float32) / jnp.maximum(sizes, 1).astype(jnp.float32)
-    limits = sizes[:, None, jnp.array([1, 0, 1, 0])].astype(jnp.float32)
-    boxes = jnp.clip(boxes / jnp.maximum(scales, 1e-9)[:, None, jnp.array([1, 0, 1, 0])], 0, limits)
+    scales = jnp.where(sizes > 0, resized / sizes, 1.0)
+    boxes = original_boxes(boxes, scales, sizes)
     return {"boxes": boxes, "scores": scores, "labels": labels, "valid": valid}
 
 
 def _detect_shape(detector, shape, resized, arguments):
     """The pictures of one padded shape; `resized` is 0 for those of the other."""
     variables, images, sizes = arguments
-    pictures = resize(images, sizes, resized, shape, detector.resizing)
+    pictures = resize(images, sizes, resized, shape, detector.resizing.kind)
     found = detector.model.apply(variables, pictures, resized, method="detect")
     return Detections(*found)
 

@@ -1,6 +1,6 @@
 """Resizing inside of a compiled program, for pictures whose size is known only when it runs.
 
-The same numbers as jaxdet.data.transforms: bit for bit where pictures stay uint8. Unlike the other operations these take
+The same numbers as data/resizing.py and data/transforms.py: bit for bit where pictures stay uint8. Unlike the other operations these take
 a batch, since a loop that runs as often as the largest picture needs is one loop.
 """
 
@@ -11,8 +11,8 @@ WEIGHT_BITS = 22  # of Pillow's fixed-point weights, PRECISION_BITS in its Resam
 _DIGITS = (8, 8, 6)  # they are found so many bits at a time, which keeps every step within 32
 
 
-def resized_sizes(sizes, short_side, longest_side, resizing="detectron2"):
-    """`transforms.resized_size` of each row: int32 [B, 2] -> int32 [B, 2]; rows of zeros stay zeros.
+def resized_sizes(sizes, short_side, longest_side, kind="detectron2"):
+    """`data.resizing.Resizing.size` of each row: int32 [B, 2] -> int32 [B, 2]; rows of zeros stay zeros.
 
     In float64 like the original, since a half decides. On a TPU, which emulates float64, a size that falls on the half may
     round the other way.
@@ -20,7 +20,7 @@ def resized_sizes(sizes, short_side, longest_side, resizing="detectron2"):
     with jax.enable_x64(True):
         true = jnp.maximum(sizes, 1).astype(jnp.float64)
         shorter, longer = true.min(1, keepdims=True), true.max(1, keepdims=True)
-        if resizing == "torchvision":
+        if kind == "torchvision":
             resized = true * _rounded(jnp.minimum(short_side / shorter, longest_side / longer))
         else:
             scaled = _rounded(_rounded(short_side / shorter) * true)
@@ -37,7 +37,7 @@ def _rounded(value):
     return jax.lax.optimization_barrier(value)
 
 
-def resize(images, sizes, resized, shape, resizing="detectron2"):
+def resize(images, sizes, resized, shape, kind="detectron2"):
     """Pictures at their new sizes, padded with zeros to one shape.
 
     images uint8 [B, H, W, 3], of which the upper left `sizes` int32 [B, 2] are the pictures; resized int32 [B, 2]; shape
@@ -47,9 +47,9 @@ def resize(images, sizes, resized, shape, resizing="detectron2"):
     The first holds up to before**2 / after = 2**23 of each side, such as 81,900 pixels made 800: beyond, the sum of the weights
     no longer fits the 32 bits that it is divided in, and the pixels are wrong.
     """
-    axes = [(1, 0), (2, 1)] if resizing == "torchvision" else [(2, 1), (1, 0)]  # rows first, or last
-    axis_resize = _interpolate if resizing == "torchvision" else _antialias
-    if resizing == "torchvision":
+    axes = [(1, 0), (2, 1)] if kind == "torchvision" else [(2, 1), (1, 0)]  # rows first, or last
+    axis_resize = _interpolate if kind == "torchvision" else _antialias
+    if kind == "torchvision":
         images = images.astype(jnp.float32)
     for axis, side in axes:
         images = axis_resize(images, sizes[:, side], resized[:, side], shape[side], axis)

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdet.data import pipeline, transforms
+from jaxdet.data import pipeline
+from jaxdet.data.resizing import Resizing
 from jaxdet.evaluation.curves import SIZES
 from jaxdet.models import FasterRCNN
 from jaxdet.models.rpn import RPN
@@ -30,10 +31,9 @@ def anchor_statistics(config, source, split):
     shapes, bucket = pipeline.buckets(source, split)
     levels = [level_anchors(config.model, shape) for shape in shapes]
     best, seen = [], []
-    for short_side in split.short_sides:
-        resized = np.array(
-            [transforms.resized_size(size, short_side, split.longest_side, split.resizing) for size in sizes]
-        )
+    resizing = Resizing.of(split)
+    for short_side in resizing.short_sides:
+        resized = np.array([resizing.size(size, short_side) for size in sizes])
         scaled = boxes * (resized / sizes)[places][:, [1, 0, 1, 0]]
         overlap = np.zeros(len(boxes))
         for index, anchors in enumerate(levels):

@@ -101,7 +101,6 @@ def split_numbers(source):
     """Counts of a source, in JSON's types; "ratios" (height / width) and "per_picture" are arrays for plots."""
     truth = source.ground_truth()
     rows = [row for row in truth["annotations"] if not row["iscrowd"]]
-    crowds = [row for row in truth["annotations"] if row["iscrowd"]]
     areas = np.array([row["area"] for row in rows], float)
     sides = np.array([row["bbox"][2:] for row in rows], float).reshape(-1, 2)
     owners = [row["image_id"] for row in rows]
@@ -118,8 +117,8 @@ def split_numbers(source):
         "smallest picture": [int(widths.min()), int(heights.min())],
         "largest picture": [int(widths.max()), int(heights.max())],
         "boxes": len(rows),
-        "crowd regions": len(crowds),
-        "boxes reaching over the edge": _over_the_edge(truth),
+        "crowd regions": int(source.crowd_counts.sum()),
+        "boxes reaching over the edge": int(source.clipped_counts.sum()),
         "most boxes in a picture": int(per_picture.max(initial=0)),
         "sizes": {
             size: int(np.sum((areas >= low) & (areas < high)))
@@ -130,16 +129,6 @@ def split_numbers(source):
         "ratios": sides[:, 1] / sides[:, 0],
         "per_picture": per_picture,
     }
-
-
-def _over_the_edge(truth):
-    """Boxes, crowds included, that leave their picture by more than rounding and are clipped for training."""
-    sizes = {image["id"]: (image["width"], image["height"]) for image in truth["images"]}
-    count = 0
-    for row in truth["annotations"]:
-        (x, y, width, height), (right, bottom) = row["bbox"], sizes[row["image_id"]]
-        count += max(-x, -y, x + width - right, y + height - bottom) > 1e-3
-    return int(count)
 
 
 def numbers_text(numbers, anchors):

@@ -3,7 +3,7 @@
 import os
 
 from jaxdet.config.command_line import override
-from jaxdet.evaluation.stages import as_objects
+from jaxdet.evaluation.categories import as_objects
 from jaxdet.pages import gallery, report_page
 from jaxdet.pages.anchors import anchor_statistics
 from jaxdet.pages.page import check_folder

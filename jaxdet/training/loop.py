@@ -124,10 +124,10 @@ def _train(config, workdir, held):
 
     # ---- every training shape compiled before the first step; evaluation compiles when it first runs -----------------
     step = functools.partial(train_step, model=model, optimizer=update, config=config)
-    size, resizing = config.train.batch_size, config.data.train.resizing
+    size, dtype = config.train.batch_size, batches.loader.resizing.dtype
     sharded, options = (shardings, replicated(mesh)), remat_options(config)
     steps = compile_shapes(
-        "training", step, state, batches.shapes, size, boxes, resizing, mesh, sharded, options
+        "training", step, state, batches.shapes, size, boxes, dtype, mesh, sharded, options
     )
     validation = Validation(config, model, val_source, boxes, mesh)
 

@@ -127,7 +127,7 @@ class Validation:
                 self.batches.shapes,
                 self.batches.batch_size,
                 self.boxes,
-                self.config.data.val.resizing,
+                self.batches.loader.resizing.dtype,
                 self.mesh,
                 replicated(self.mesh),  # every process then has what all of them found
             )
@@ -163,7 +163,7 @@ class Validation:
 
 
 def compile_shapes(
-    purpose, function, first, shapes, batch_size, boxes, resizing, mesh, out_shardings, options=None
+    purpose, function, first, shapes, batch_size, boxes, dtype, mesh, out_shardings, options=None
 ):
     """One executable a batch shape: {(H, W): compiled(first, batch)}. They can never compile again.
 
@@ -172,7 +172,7 @@ def compile_shapes(
     compiled, local = {}, batch_size // jax.process_count()
     for shape in shapes:
         started = time.perf_counter()
-        example = put_batch(pipeline.empty_batch(local, shape, boxes, resizing), mesh)
+        example = put_batch(pipeline.empty_batch(local, shape, boxes, dtype), mesh)
         donate = (0,) if purpose == "training" else ()
         jitted = jax.jit(function, donate_argnums=donate, out_shardings=out_shardings)
         with jax.set_mesh(mesh):

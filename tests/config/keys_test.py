@@ -8,7 +8,7 @@ import pytest
 from jaxdet.config import checks, presets
 from jaxdet.config.keys import KEYS, default_config, keys_of
 from jaxdet.config.rules import number, several, whole
-from jaxdet.data.transforms import RESIZINGS
+from jaxdet.data.resizing import DTYPES
 from jaxdet.models.layers import NORMS
 from jaxdet.models.resnet import BLOCKS
 
@@ -39,7 +39,7 @@ def test_choices_are_those_of_the_code():
         assert all(norm in KEYS[name].rule.words for norm in NORMS)
     assert chosen("model.backbone.depth", range(200)) == sorted(BLOCKS)
     for split in ("train", "val"):
-        assert chosen(f"data.{split}.resizing", [*RESIZINGS, "pillow"]) == list(RESIZINGS)
+        assert chosen(f"data.{split}.resizing", [*DTYPES, "pillow"]) == list(DTYPES)
 
 
 def test_a_config_without_a_second_stage_has_none_of_its_keys():

@@ -18,7 +18,11 @@ def test_records_and_index(folder):
     np.testing.assert_array_equal(source.image_ids, [3, 8, 21])
     np.testing.assert_array_equal(source.sizes, [[40, 60], [50, 30], [32, 32]])
     np.testing.assert_array_equal(source.box_counts, [1, 1, 0])
-    assert len(source) == 3 and source.skipped == [] and (source.crowds, source.clipped) == (1, 0)
+    assert (
+        len(source) == 3
+        and source.skipped == []
+        and (source.crowd_counts.sum(), source.clipped_counts.sum()) == (1, 0)
+    )
 
     record = source[0]
     assert record["image_id"] == 3
@@ -118,7 +122,7 @@ def test_bad_boxes_are_skipped_and_counted(folder, bbox, reason):
     assert reasons(source) == [reason]
     item = source.skipped[0]
     assert (item["annotation_id"], item["image_id"], item["file"]) == (77, 3, "3.png")
-    assert source.clipped == 0 and len(source) == 3
+    assert source.clipped_counts.sum() == 0 and len(source) == 3
     assert [a["id"] for a in source.ground_truth()["annotations"]] == [7, 9, 5]
     assert reason in summary(source) and "77" in summary(source) and "skipped 1" in summary(source)
 
@@ -133,7 +137,7 @@ def test_a_box_partly_outside_is_clipped_and_counted(folder):
     source = open_source(folder, data)
     np.testing.assert_array_equal(source[0]["boxes"][2:], [[0, 0, 6, 6], [50, 30, 60, 40], [50, 30, 60, 40]])
     np.testing.assert_array_equal(source[0]["area"][2], 120)
-    assert source.clipped == 2 and source.skipped == [] and "2 boxes clipped" in summary(source)
+    assert source.clipped_counts.sum() == 2 and source.skipped == [] and "2 boxes clipped" in summary(source)
 
 
 def test_annotations_of_what_is_not_there(folder):
@@ -201,7 +205,7 @@ def test_real_people(shared, split, images, empty, boxes, crowds):
     data = shared / "data" / "coco_person"
     source = CocoSource(data / split, data / f"{split}.json")
     assert source.skipped == []
-    assert (len(source), len(source.annotations.boxes), source.crowds) == (images, boxes, crowds)
+    assert (len(source), len(source.annotations.boxes), source.crowd_counts.sum()) == (images, boxes, crowds)
     assert int((np.diff(source.annotations.offsets) == 0).sum()) == empty
     assert int(source.box_counts.sum()) == boxes - crowds
     truth, original = source.ground_truth(), load_json(data / f"{split}.json")

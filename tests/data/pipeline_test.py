@@ -10,6 +10,9 @@ from PIL import Image
 
 from configs import person
 from jaxdet.data import pipeline
+from jaxdet.data.annotations import summary
+from jaxdet.data.resizing import Resizing
+from jaxdet.data.types import Source
 from tests import tiny
 from tests.data.transforms_test import find, rectangle
 
@@ -128,7 +131,7 @@ def test_buckets_by_orientation_hold_every_scale():
     np.testing.assert_array_equal(bucket, source.sizes[:, 0] > source.sizes[:, 1])
     for size, b in zip(source.sizes, bucket, strict=True):
         for short_side in split.short_sides:
-            assert np.all(np.array(shapes[b]) >= pipeline.transforms.resized_size(size, short_side, 112))
+            assert np.all(np.array(shapes[b]) >= Resizing.of(split).size(size, short_side))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +150,7 @@ def test_one_orientation_takes_one_shape(sizes, expected):
     shapes, bucket = pipeline.buckets(source, split_of(short_sides=(64,), longest_side=96))
     assert list(shapes) == expected  # by the settings alone, however large the pictures
     for size, b in zip(sizes, bucket, strict=True):
-        assert np.all(np.array(shapes[b]) >= pipeline.transforms.resized_size(size, 64, 96))
+        assert np.all(np.array(shapes[b]) >= Resizing((64,), 96).size(size))
 
 
 @pytest.mark.parametrize("most, expected", [(0, 8), (1, 8), (8, 8), (9, 16), (93, 96)])
@@ -267,7 +270,7 @@ def test_evaluation_takes_the_largest_scale_and_never_flips():
         for row, image_id in enumerate(batch["image_ids"].tolist()):
             if image_id not in (-1, 13):
                 index = image_id - 10
-                expected = pipeline.transforms.resized_size(source.sizes[index], 80, 112)
+                expected = Resizing((80,), 112).size(source.sizes[index])
                 assert tuple(batch["image_sizes"][row]) == expected
                 scaled = source.boxes[index] * batch["scales"][row][[1, 0, 1, 0]]
                 np.testing.assert_allclose(batch["gt_boxes"][row, 0], scaled, rtol=1e-5)
@@ -288,6 +291,45 @@ def test_empty_pictures_stay_by_a_key(tiny_data):
     boxed = pipeline.open_source(val_split(tiny_data, keep_empty=False), None)
     assert boxed.image_ids.tolist() == list(tiny.VAL_IDS[:-1])
     assert boxed.box_counts.min() > 0
+
+
+@pytest.mark.parametrize("split", [{}, {"keep_empty": False}, {"source": "synthetic", "scenes": 40}])
+def test_every_source_has_all_that_is_asked_of_one(tiny_data, split):
+    source = pipeline.open_source(val_split(tiny_data, scenes_height=64, scenes_width=64, **split), None)
+    assert isinstance(source, Source) and source.skipped == []
+    records = [source[i] for i in range(len(source))]
+    assert [record["image_id"] for record in records] == source.image_ids.tolist()
+    assert [record["image"].shape[:2] for record in records] == [
+        tuple(size) for size in source.sizes.tolist()
+    ]
+    assert source.box_counts.tolist() == [np.sum(~record["crowd"]) for record in records]
+    assert source.crowd_counts.tolist() == [np.sum(record["crowd"]) for record in records]
+    assert source.crowd_counts.sum() > 0 and source.clipped_counts.tolist() == [0] * len(source)
+    truth = source.ground_truth()
+    assert [image["id"] for image in truth["images"]] == source.image_ids.tolist()
+    assert len(truth["annotations"]) == (source.box_counts + source.crowd_counts).sum()
+
+
+def test_crowds_and_clipped_boxes_are_counted_on_the_pictures_that_are_kept(tmp_path):
+    tiny.write_data(tmp_path / "data")
+    path = tmp_path / "data" / "val.json"
+    truth = json.loads(path.read_text())
+    kept = {"id": 90, "image_id": tiny.VAL_IDS[0], "category_id": 7, "bbox": [80, 5, 30, 20], "iscrowd": 0}
+    left_out = {
+        "id": 91,
+        "image_id": tiny.VAL_IDS[-1],
+        "category_id": 7,
+        "bbox": [-9, 5, 30, 20],
+        "iscrowd": 1,
+    }
+    truth["annotations"] += [kept, left_out]
+    path.write_text(json.dumps(truth))
+    everything, boxed = (
+        summary(pipeline.open_source(val_split(tmp_path / "data", keep_empty=keep), None))
+        for keep in (True, False)
+    )
+    assert "5 images (1 without a box to train on), 10 boxes, 2 crowd regions, 2 boxes clipped" in everything
+    assert "4 images (0 without a box to train on), 10 boxes, 1 crowd regions, 1 boxes clipped" in boxed
 
 
 def test_limit_takes_the_lowest_ids_of_what_is_kept(tiny_data):

@@ -20,6 +20,7 @@ from jaxdet.data.annotations import summary
 from jaxdet.data.coco import CocoSource
 from jaxdet.data.tfds import TfdsSource, build
 from jaxdet.data.tfds_layout import COCO_IDS, COCO_NAMES, coco_features
+from jaxdet.data.types import Source
 
 COUNT = 11
 
@@ -128,10 +129,11 @@ def example(i, objects, image=None):
 def test_round_trip(coco, built, categories):
     before, after = CocoSource(*coco, categories), TfdsSource(built, categories)
     assert after.categories == before.categories and after.skipped == []
-    for name in ("image_ids", "sizes", "box_counts"):
+    assert isinstance(after, Source)
+    for name in ("image_ids", "sizes", "box_counts", "crowd_counts"):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
         assert getattr(after, name).dtype == getattr(before, name).dtype
-    assert len(after) == len(before) == COUNT and after.crowds == before.crowds
+    assert len(after) == len(before) == COUNT and after.crowd_counts.sum() == before.crowd_counts.sum()
     for old, new in zip(before, after, strict=True):
         assert new["image_id"] == old["image_id"]
         np.testing.assert_array_equal(new["image"], old["image"])
@@ -290,7 +292,9 @@ def test_malformed_records_are_skipped_and_counted(tmp_path):
         "annotation of an unknown category": [64, 65],
         "annotation id seen before": [1],
     }
-    assert source.clipped == 1 and "skipped 2: malformed record (record 1; record 2)" in summary(source)
+    assert source.clipped_counts.sum() == 1 and "skipped 2: malformed record (record 1; record 2)" in summary(
+        source
+    )
 
 
 def test_nothing_usable(tmp_path):
@@ -362,7 +366,7 @@ def test_real_people(shared, tmp_path):
     before, after = CocoSource(data / "full_size", data / "full_size.json"), TfdsSource(tmp_path / "d")
     np.testing.assert_array_equal(after.image_ids, before.image_ids)
     np.testing.assert_allclose(after.annotations.boxes, before.annotations.boxes, atol=1e-4)
-    assert len(after.annotations.boxes) == 110 and after.crowds == 3 and after.skipped == []
+    assert len(after.annotations.boxes) == 110 and after.crowd_counts.sum() == 3 and after.skipped == []
 
 
 def test_the_builder_from_the_command_line(coco, tmp_path):

@@ -23,40 +23,6 @@ def find(image):
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
 
 
-@pytest.mark.parametrize("short_side, longest_side", [(800, 1333), (640, 1333), (256, 320)])
-def test_size_is_detectron2s(golden, short_side, longest_side):
-    reference = np.load(golden / "resize.npz")
-    found = [transforms.resized_size(size, short_side, longest_side) for size in reference["original"]]
-    np.testing.assert_array_equal(found, reference[f"{short_side}_{longest_side}/d2"])
-
-
-@pytest.mark.parametrize("short_side, longest_side", [(800, 1333), (640, 1333), (256, 320)])
-def test_size_is_torchvisions_when_rounded_down(golden, short_side, longest_side):
-    reference = np.load(golden / "resize.npz")
-    sizes = reference["original"]
-    found = [transforms.resized_size(size, short_side, longest_side, "torchvision") for size in sizes]
-    np.testing.assert_array_equal(found, reference[f"{short_side}_{longest_side}/tv"])
-
-
-@pytest.mark.parametrize(
-    "size, sides, expected",
-    [((256, 198), (256, 320), (320, 247)), ((105, 310), (800, 1333), (451, 1333))],
-)
-def test_a_long_side_is_scaled_in_two_steps(size, sides, expected):
-    """ResizeShortestEdge multiplies twice; one factor for both would round these up."""
-    assert transforms.resized_size(size, *sides) == expected
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(16, 1000), st.integers(0, 1000))
-def test_size_keeps_the_bounds(height, width, short_side, more):
-    longest_side = short_side + more
-    found = transforms.resized_size((height, width), short_side, longest_side)
-    assert max(found) <= longest_side and min(found) <= short_side and min(found) >= 1
-    assert max(found) == longest_side or min(found) == short_side
-    assert transforms.resized_size((width, height), short_side, longest_side) == found[::-1]
-
-
 @pytest.mark.parametrize("size", [(200, 300), (50, 75), (73, 211), (100, 150)])
 def test_boxes_follow_the_pixels_when_resized(size):
     image, boxes, scales = transforms.resize(rectangle((100, 150), BOX[0]), BOX, size)
@@ -141,11 +107,3 @@ def test_padding_is_zero_on_the_right_and_below():
     np.testing.assert_array_equal(padded[:3, :5], image)
     assert padded.shape == (4, 8, 3) and padded.dtype == np.uint8
     assert not padded[3:].any() and not padded[:, 5:].any()
-
-
-@pytest.mark.parametrize(
-    "short_side, longest_side, landscape",
-    [(800, 1333, (800, 1344)), (256, 320, (256, 320)), (100, 64, (64, 64)), (1, 33, (32, 64))],
-)
-def test_padded_shapes(short_side, longest_side, landscape):
-    assert transforms.padded_shapes(short_side, longest_side) == (landscape, landscape[::-1])

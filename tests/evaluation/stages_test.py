@@ -3,6 +3,7 @@ import pytest
 
 from jaxdet.data import pipeline
 from jaxdet.evaluation import stages
+from jaxdet.evaluation.categories import ONE_CATEGORY, rpn_categories
 from jaxdet.evaluation.coco import METRICS
 from jaxdet.models.faster_rcnn import Detections, Stages
 from tests import tiny
@@ -85,8 +86,8 @@ def test_the_rpn_tells_no_categories_apart(split):
     assert {row["category_id"] for row in found["roi"]} == {3, 7, 20}
     assert stages.summarize(source, found, seen)["rpn"]["AP"] == pytest.approx(1)
     # a first category of id 1 is no special case: labels of the RPN are all 0
-    assert stages.rpn_categories(source.categories) == stages.ONE_CATEGORY
-    assert stages.rpn_categories(source.categories[:1]) == source.categories[:1]
+    assert rpn_categories(source.categories) == ONE_CATEGORY
+    assert rpn_categories(source.categories[:1]) == source.categories[:1]
 
 
 def test_without_a_box_head_there_is_no_column_for_it(split):
@@ -135,10 +136,3 @@ def test_every_image_exactly_once_or_not_at_all(split, seen):
     source, (found, _, _) = collect(split, None)
     with pytest.raises(RuntimeError, match="evaluation saw"):
         stages.summarize(source, found, list(seen))
-
-
-def test_boxes_go_back_to_the_original_and_stay_inside():
-    boxes = np.array([[10, 20, 30, 40], [-5, -5, 500, 500]], np.float32)
-    found = stages.original_boxes(boxes, (2.0, 0.5), (100, 300))
-    np.testing.assert_allclose(found, [[20, 10, 60, 20], [0, 0, 300, 100]])
-    assert stages.original_boxes(np.zeros((0, 4)), (1, 1), (9, 9)).shape == (0, 4)

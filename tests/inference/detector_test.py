@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -19,6 +21,22 @@ def detector(tiny_run):
 def detect(detector, image):
     with tiny.quick_compilation():
         return detector(image)
+
+
+FRESH = """
+import sys
+import jaxdet
+
+jaxdet.load(sys.argv[1])
+heavy = {"pycocotools", "grain", "matplotlib", "tensorflow_datasets"} & {name.partition(".")[0] for name in sys.modules}
+assert not heavy, heavy
+"""
+
+
+def test_loading_imports_neither_data_sets_nor_plots(tiny_run):
+    subprocess.run(
+        [sys.executable, "-c", FRESH, tiny_run.workdir], cwd=tiny.ROOT, env=tiny.ENVIRONMENT, check=True
+    )
 
 
 @pytest.mark.parametrize("image", [LANDSCAPE, PORTRAIT])

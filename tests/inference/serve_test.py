@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 import jaxdet
 from benchmarks.serve_load import declaring
 from jaxdet.__main__ import main
+from jaxdet.data.resizing import Resizing
 from jaxdet.inference import batching, export, serve
 from tests import tiny
 from tests.audit import heard, is_effect
@@ -36,7 +37,7 @@ class Corners:
     """A detector of the padded shapes 64 x 96 and 96 x 64 that finds the whole picture; its score is the mean red."""
 
     categories = ({"id": 7, "name": "person"}, {"id": 9, "name": "dog"})
-    short_side, longest_side, resizing, variables = 64, 96, "detectron2", None
+    resizing, variables = Resizing((64,), 96), None
     prepare, finish = jaxdet.Detector.prepare, jaxdet.Detector.finish
 
     def __init__(self):

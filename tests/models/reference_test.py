@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from jaxdet.evaluation.stages import original_boxes
+from jaxdet.data.resizing import original_boxes
 from tests.models import tiny
 from tests.models.reference import Reference
 

@@ -1,4 +1,4 @@
-"""The compiled resizing against jaxdet.data.transforms, which uses Pillow and NumPy."""
+"""The compiled resizing against data/resizing.py and data/transforms.py, which use NumPy and Pillow."""
 
 import functools
 
@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from jaxdet.data import transforms
+from jaxdet.data.resizing import DTYPES, Resizing
 from jaxdet.ops import resize
 
 HALVES = [(243, 384), (387, 640), (99, 128), (15, 310), (44, 248), (22, 800), (105, 384)]
 
 
 @pytest.mark.parametrize("sides", [(256, 320), (800, 1333), (64, 96), (100, 100), (7, 1)])
-@pytest.mark.parametrize("resizing", transforms.RESIZINGS)
-def test_sizes(sides, resizing):
+@pytest.mark.parametrize("kind", DTYPES)
+def test_sizes(sides, kind):
     """Thousands of sizes, those among them where the result lies on a half or a whole number."""
     rng = np.random.default_rng(0)
     sizes = np.concatenate(
@@ -26,10 +27,8 @@ def test_sizes(sides, resizing):
             [[1, 1], [1, 5000], [9000, 3], [8192, 8192]],
         ]
     ).astype(np.int32)
-    found = jax.jit(functools.partial(resize.resized_sizes, resizing=resizing), static_argnums=(1, 2))(
-        sizes, *sides
-    )
-    expected = [transforms.resized_size(size, *sides, resizing) for size in sizes]
+    found = jax.jit(functools.partial(resize.resized_sizes, kind=kind), static_argnums=(1, 2))(sizes, *sides)
+    expected = [Resizing(sides[:1], sides[1], kind).size(size) for size in sizes]
     np.testing.assert_array_equal(found, expected)
 
 
@@ -37,8 +36,8 @@ def test_no_picture_has_no_size():
     np.testing.assert_array_equal(resize.resized_sizes(np.zeros((2, 2), np.int32), 64, 96), 0)
 
 
-@pytest.mark.parametrize("resizing", transforms.RESIZINGS)
-def test_pictures(resizing):
+@pytest.mark.parametrize("kind", DTYPES)
+def test_pictures(kind):
     """Larger and smaller, thin ones, one left as it is, one slot without a picture; whatever lies around them."""
     sizes = [(60, 80), (61, 47), (40, 90), (5, 80), (1, 1), (47, 3), (160, 190), (133, 200), (0, 0)]
     resized = [(45, 60), (64, 49), (40, 90), (5, 96), (64, 64), (64, 4), (64, 76), (11, 17), (0, 0)]
@@ -48,18 +47,18 @@ def test_pictures(resizing):
     images = rng.integers(0, 256, (len(sizes), 160, 200, 3), np.uint8)
     images[1] = np.where(images[1] > 127, 255, 0)
     shape = (64, 96)
-    found = jax.jit(functools.partial(resize.resize, shape=shape, resizing=resizing))(
+    found = jax.jit(functools.partial(resize.resize, shape=shape, kind=kind))(
         images, np.array(sizes, np.int32), np.array(resized, np.int32)
     )
-    assert found.dtype == transforms.RESIZINGS[resizing]
+    assert found.dtype == DTYPES[kind]
     for image, size, new, row in zip(images, sizes, resized, np.asarray(found), strict=True):
         if size == (0, 0):
             assert not row.any()
             continue
         picture = image[: size[0], : size[1]]
-        expected, _, _ = transforms.resize(picture, np.zeros((0, 4), np.float32), new, resizing)
+        expected, _, _ = transforms.resize(picture, np.zeros((0, 4), np.float32), new, kind)
         expected = transforms.pad(expected, shape)
-        if resizing == "detectron2":
+        if kind == "detectron2":
             np.testing.assert_array_equal(row, expected, err_msg=f"{size} to {new}")
         else:
             np.testing.assert_allclose(row, expected, atol=2e-3, err_msg=f"{size} to {new}")

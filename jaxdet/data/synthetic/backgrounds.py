@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-from jaxdet.data.synthetic.shapes import CLOTHES, pick, shade, vary
+from jaxdet.data.synthetic.shapes import CLOTHES, Colour, pick, shade, vary
 
 SKIES = (
     ((112, 160, 214), (206, 224, 236)),
@@ -33,7 +33,7 @@ WALLS = (
 LEAVES = ((52, 96, 44), (76, 120, 52), (38, 74, 46), (126, 130, 52), (170, 104, 44))
 
 
-def background(rng, width, height, horizon):
+def background(rng: np.random.Generator, width: int, height: int, horizon: int) -> Image.Image:
     """An empty street, park or square as an RGB image; `horizon` is the row where the ground begins."""
     top, bottom = pick(rng, SKIES)
     share = np.clip(np.arange(height) / max(horizon, 1), 0, 1)[:, None]
@@ -57,7 +57,9 @@ def background(rng, width, height, horizon):
     return _mottled(rng, image, horizon)
 
 
-def _clouds(rng, draw, width, horizon, colour):
+def _clouds(
+    rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, horizon: int, colour: Colour
+) -> None:
     for _ in range(int(rng.integers(2, 5))):
         x, y, size = rng.uniform(0, width), rng.uniform(0, 0.5 * horizon), rng.uniform(0.03, 0.07) * width
         for _ in range(4):
@@ -65,7 +67,7 @@ def _clouds(rng, draw, width, horizon, colour):
             draw.ellipse((x + dx - size, y + dy - size * 0.35, x + dx + size, y + dy + size * 0.35), colour)
 
 
-def _buildings(rng, draw, width, horizon):
+def _buildings(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, horizon: int) -> None:
     x = -rng.uniform(0, 0.2) * width
     while x < width:
         wide, top = rng.uniform(0.12, 0.45) * width, horizon - rng.uniform(0.35, 1.3) * horizon
@@ -96,7 +98,7 @@ def _buildings(rng, draw, width, horizon):
         x += wide
 
 
-def _wall(rng, draw, width, horizon):
+def _wall(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, horizon: int) -> None:
     colour = vary(rng, pick(rng, WALLS))
     top = horizon * rng.uniform(-0.2, 0.4)
     draw.rectangle((0, top, width, horizon), colour)
@@ -107,7 +109,7 @@ def _wall(rng, draw, width, horizon):
             draw.line((x, y, x, min(y + course, horizon)), shade(colour, 0.84))
 
 
-def _tree_line(rng, draw, width, horizon):
+def _tree_line(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, horizon: int) -> None:
     for _ in range(int(rng.integers(10, 22))):
         x, size = rng.uniform(0, width), rng.uniform(0.05, 0.13) * width
         draw.ellipse(
@@ -116,7 +118,9 @@ def _tree_line(rng, draw, width, horizon):
         )
 
 
-def _ground_marks(rng, draw, width, height, horizon, ground):
+def _ground_marks(
+    rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int, horizon: int, ground: Colour
+) -> None:
     kind = rng.random()
     vanish = rng.uniform(0.2, 0.8) * width
     if kind < 0.4:  # a road with a dashed line towards the vanishing point
@@ -151,7 +155,7 @@ def _ground_marks(rng, draw, width, height, horizon, ground):
         draw.line((0, y, width, y), (110, 108, 104), 2)
 
 
-def _mottled(rng, image, horizon):
+def _mottled(rng: np.random.Generator, image: Image.Image, horizon: int) -> Image.Image:
     """Uneven light: soft coarse noise over all, a finer one on the ground."""
     width, height = image.size
     size, sky = (width // 2, height // 2), int(horizon) // 2

@@ -16,18 +16,18 @@ from jaxdet.data.synthetic.shapes import CLOTHES, Sprite, capsule, pick, rounded
 METAL = ((60, 62, 66), (110, 112, 116), (38, 60, 46), (150, 150, 152), (84, 70, 60))
 
 
-def _sheet(width, height):
+def _sheet(width: float, height: float) -> tuple[Image.Image, ImageDraw.ImageDraw, int, int]:
     """An empty tile with its drawing and the ground point in the middle of its lower edge."""
     size = max(4, math.ceil(width)), max(4, math.ceil(height))
     image = Image.new("RGBA", size, (0, 0, 0, 0))
     return image, ImageDraw.Draw(image), size[0], size[1]
 
 
-def _standing(image, light, depth):
+def _standing(image: Image.Image, light: float, depth: float) -> Sprite:
     return Sprite(rounded(image, depth, light), None, (image.width / 2, image.height - 1))
 
 
-def lamp_post(rng, h, light):
+def lamp_post(rng: np.random.Generator, h: float, light: float) -> Sprite:
     image, draw, w, t = _sheet(0.7 * h, rng.uniform(2.0, 2.9) * h)
     colour, thick = vary(rng, pick(rng, METAL)), 0.03 * h
     x = w / 2
@@ -41,7 +41,7 @@ def lamp_post(rng, h, light):
     return _standing(image, light, thick)
 
 
-def post(rng, h, light):
+def post(rng: np.random.Generator, h: float, light: float) -> Sprite:
     """A bollard or a pillar: as thick and tall as a person may be."""
     pillar = rng.random() < 0.4
     tall, thick = (
@@ -59,7 +59,7 @@ def post(rng, h, light):
     return _standing(image, light, r * 0.7)
 
 
-def tree(rng, h, light):
+def tree(rng: np.random.Generator, h: float, light: float) -> Sprite:
     image, draw, w, t = _sheet(rng.uniform(1.1, 1.9) * h, rng.uniform(1.7, 2.8) * h)
     bark, leaf = vary(rng, (92, 70, 50)), vary(rng, pick(rng, LEAVES))
     x, thick, crown = w / 2, rng.uniform(0.05, 0.11) * h, rng.uniform(0.5, 0.65) * t
@@ -81,7 +81,7 @@ def tree(rng, h, light):
     return _standing(image, light, 0.06 * h)
 
 
-def sign(rng, h, light):
+def sign(rng: np.random.Generator, h: float, light: float) -> Sprite:
     image, draw, w, t = _sheet(0.5 * h, rng.uniform(1.1, 1.5) * h)
     x, colour = (
         w / 2,
@@ -106,7 +106,7 @@ def sign(rng, h, light):
     return Sprite(rounded(image, 0.015 * h, light * 0.4), None, (x, t - 1))
 
 
-def hydrant(rng, h, light):
+def hydrant(rng: np.random.Generator, h: float, light: float) -> Sprite:
     image, draw, w, t = _sheet(0.36 * h, 0.46 * h)
     x, colour = w / 2, vary(rng, pick(rng, ((200, 40, 36), (226, 180, 40), (60, 100, 170))))
     draw.rectangle((x - 0.085 * h, 0.25 * t, x + 0.085 * h, t), colour)
@@ -117,7 +117,7 @@ def hydrant(rng, h, light):
     return _standing(image, light, 0.05 * h)
 
 
-def waste_bin(rng, h, light):
+def waste_bin(rng: np.random.Generator, h: float, light: float) -> Sprite:
     image, draw, w, t = _sheet(rng.uniform(0.32, 0.5) * h, rng.uniform(0.5, 0.7) * h)
     colour = vary(rng, pick(rng, (*METAL, (40, 90, 60), (44, 70, 120))))
     draw.polygon([(0.04 * w, 0.1 * t), (0.96 * w, 0.1 * t), (0.86 * w, t), (0.14 * w, t)], colour)
@@ -125,7 +125,7 @@ def waste_bin(rng, h, light):
     return _standing(image, light, 0.08 * h)
 
 
-def hedge(rng, h, light):
+def hedge(rng: np.random.Generator, h: float, light: float) -> Sprite:
     image, draw, w, t = _sheet(rng.uniform(0.8, 2.2) * h, rng.uniform(0.35, 0.6) * h)
     leaf = vary(rng, pick(rng, LEAVES))
     draw.rectangle((0.06 * w, 0.25 * t, 0.94 * w, t), shade(leaf, 0.8))
@@ -136,7 +136,7 @@ def hedge(rng, h, light):
     return _standing(image, light, 0.05 * h)
 
 
-def car(rng, h, light):
+def car(rng: np.random.Generator, h: float, light: float) -> Sprite:
     image, draw, w, t = _sheet(2.4 * h, 0.86 * h)
     colour, glass = vary(rng, pick(rng, (*CLOTHES, (200, 204, 208), (60, 64, 70)))), (70, 84, 98)
     draw.polygon(
@@ -156,7 +156,7 @@ def car(rng, h, light):
     return _standing(image, light * 0.6, 0.06 * h)
 
 
-def four_legs(rng, h, light):
+def four_legs(rng: np.random.Generator, h: float, light: float) -> Sprite:
     """A dog or a horse, by its proportions."""
     horse = rng.random() < 0.4
     size = rng.uniform(0.85, 1.0) * h if horse else rng.uniform(0.28, 0.45) * h
@@ -199,7 +199,7 @@ def four_legs(rng, h, light):
     return _standing(image, light, 0.07 * size)
 
 
-def bird(rng, h, light):
+def bird(rng: np.random.Generator, h: float, light: float) -> Sprite:
     size = rng.uniform(0.14, 0.24) * h
     image, draw, w, t = _sheet(1.6 * size, 1.2 * size)
     colour = vary(rng, pick(rng, ((96, 100, 110), (230, 230, 228), (40, 40, 44), (130, 96, 70))))
@@ -212,7 +212,7 @@ def bird(rng, h, light):
     return _standing(image, light, 0.1 * size)
 
 
-def statue(rng, h, light):
+def statue(rng: np.random.Generator, h: float, light: float) -> Sprite:
     """A figure of one stone colour on a plinth: the shape of a person, and not a person."""
     look = stone_look(rng)
     pose = pick(

@@ -5,6 +5,7 @@ angles in degrees from straight down: positive is forwards in a side view and ou
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -14,6 +15,8 @@ from jaxdet.data.synthetic.shapes import (
     HAIR,
     SKIN,
     TROUSERS,
+    Colour,
+    Point,
     Sprite,
     capsule,
     pick,
@@ -21,6 +24,8 @@ from jaxdet.data.synthetic.shapes import (
     shade,
     vary,
 )
+
+Look = dict[str, Any]  # colours, clothes and proportions of one person
 
 # name: (weight, view, lean of the torso, (upper arm, forearm) twice, (thigh, shin) twice)
 POSES = {
@@ -47,7 +52,7 @@ _WEIGHTS = np.array([pose[0] for pose in POSES.values()], float)
 _WEIGHTS /= _WEIGHTS.sum()
 
 
-def random_look(rng):
+def random_look(rng: np.random.Generator) -> Look:
     """Colours and clothes of one person."""
     garment = pick(rng, ("trousers",) * 8 + ("shorts",) * 3 + ("skirt",) * 2 + ("dress",) * 2 + ("coat",) * 3)
     top = vary(rng, pick(rng, CLOTHES))
@@ -70,7 +75,7 @@ def random_look(rng):
     }
 
 
-def stone_look(rng):
+def stone_look(rng: np.random.Generator) -> Look:
     """A statue: one stone or bronze colour from head to foot."""
     colour = vary(
         rng, pick(rng, ((168, 166, 160), (140, 140, 138), (196, 190, 178), (96, 120, 104), (92, 80, 62))), 8
@@ -81,20 +86,20 @@ def stone_look(rng):
     return random_look(rng) | tones | {"hat": None, "stripes": None, "bag": None}
 
 
-def _step(point, length, degrees):
+def _step(point: Point, length: float, degrees: float) -> Point:
     angle = math.radians(degrees)
     return point[0] + length * math.sin(angle), point[1] + length * math.cos(angle)
 
 
-def skeleton(rng, name, build=1.0):
+def skeleton(rng: np.random.Generator, name: str, build: float = 1.0) -> tuple[str, dict[str, Point]]:
     """Joint positions of a pose with its angles jittered.
 
     Returns (view, joints): view is "front", "back" or "side"; joints maps names to (x, y) in body heights, y down, hips at the
     origin. Limbs have two entries each, the far one first in a side view.
     """
-    _, view, lean, arms, legs = POSES[name]
+    _, view, upright, arms, legs = POSES[name]
     side = view == "side"
-    lean = lean + rng.normal(0, 3)
+    lean = upright + rng.normal(0, 3)
     up = 180 - lean if side else 180 + lean
     chest = _step((0, 0), 0.29, up)
     joints = {
@@ -127,7 +132,9 @@ def skeleton(rng, name, build=1.0):
     return view, joints
 
 
-def figure(rng, height, look, light=0.0, pose=None):
+def figure(
+    rng: np.random.Generator, height: float, look: Look, light: float = 0.0, pose: str | None = None
+) -> Sprite:
     """A person (or, by `look`, a statue) as a Sprite; a sitting person comes with a bench that is not part of the mask.
 
     height: standing height in pixels of the canvas. light: see `rounded`. pose: a key of POSES, drawn by weight when None.
@@ -155,7 +162,9 @@ def figure(rng, height, look, light=0.0, pose=None):
     return Sprite(image, person, (points["hips"][0], sole))
 
 
-def _bench(draw, hips, ground, height, view, colour):
+def _bench(
+    draw: ImageDraw.ImageDraw, hips: Point, ground: float, height: float, view: str, colour: Colour
+) -> None:
     x, y = hips
     half = (0.2 if view == "side" else 0.3) * height
     seat = y + 0.055 * height
@@ -167,7 +176,9 @@ def _bench(draw, hips, ground, height, view, colour):
     draw.rectangle((x - half, seat - 0.02 * height, x + half, seat + 0.03 * height), colour)
 
 
-def _dress(draw, points, view, facing, h, look):
+def _dress(
+    draw: ImageDraw.ImageDraw, points: dict[str, Point], view: str, facing: int, h: float, look: Look
+) -> None:
     """Draws the body over a skeleton in pixels, from the far parts to the near ones."""
     side = view == "side"
     width = look["build"] * h
@@ -202,7 +213,15 @@ def _dress(draw, points, view, facing, h, look):
         _arm(draw, points, limb, width, h, look, 1.0)
 
 
-def _arm(draw, points, limb, width, h, look, tone):
+def _arm(
+    draw: ImageDraw.ImageDraw,
+    points: dict[str, Point],
+    limb: int,
+    width: float,
+    h: float,
+    look: Look,
+    tone: float,
+) -> None:
     shoulder, elbow, hand = (points[f"{joint}{limb}"] for joint in ("shoulder", "elbow", "hand"))
     sleeve, skin = shade(look["top"], tone * 0.95), shade(look["skin"], tone)
     edge = 0.005 * h  # a dark rim parts the arm from a body of the same colour
@@ -216,7 +235,17 @@ def _arm(draw, points, limb, width, h, look, tone):
         draw.ellipse((hand[0] - 0.02 * h, hand[1] - 0.02 * h, hand[0] + 0.02 * h, hand[1] + 0.02 * h), skin)
 
 
-def _leg(draw, points, limb, width, h, look, tone, view, facing):
+def _leg(
+    draw: ImageDraw.ImageDraw,
+    points: dict[str, Point],
+    limb: int,
+    width: float,
+    h: float,
+    look: Look,
+    tone: float,
+    view: str,
+    facing: int,
+) -> None:
     hip, knee, ankle = (points[f"{joint}{limb}"] for joint in ("hip", "knee", "ankle"))
     cloth, skin, shoe = (shade(look[key], tone) for key in ("bottom", "skin", "shoes"))
     bare = look["garment"] in ("skirt", "dress")
@@ -232,7 +261,7 @@ def _leg(draw, points, limb, width, h, look, tone, view, facing):
     capsule(draw, hip, knee, 0.054 * width, 0.043 * width, skin if bare else cloth)
 
 
-def _skirt(draw, points, width, h, look):
+def _skirt(draw: ImageDraw.ImageDraw, points: dict[str, Point], width: float, h: float, look: Look) -> None:
     if look["garment"] not in ("skirt", "dress", "coat"):
         return
     (x, y), knees = points["hips"], (points["knee0"], points["knee1"])
@@ -244,7 +273,9 @@ def _skirt(draw, points, width, h, look):
                   (hems[0][0] - flare, hems[0][1])], shade(colour, 0.93))  # fmt: skip
 
 
-def _torso(draw, points, side, width, h, look):
+def _torso(
+    draw: ImageDraw.ImageDraw, points: dict[str, Point], side: bool, width: float, h: float, look: Look
+) -> None:
     hips, chest, colour = points["hips"], points["chest"], look["top"]
     below = look["top" if look["garment"] == "coat" else "bottom"]
     if side:
@@ -269,7 +300,7 @@ def _torso(draw, points, side, width, h, look):
             draw.rectangle((x - reach, y, x + reach, y + 0.025 * h), look["stripes"])
 
 
-def _locks(draw, points, h, look):
+def _locks(draw: ImageDraw.ImageDraw, points: dict[str, Point], h: float, look: Look) -> None:
     x, y = points["head"]
     head = look["head"] * h
     draw.rounded_rectangle(
@@ -279,7 +310,7 @@ def _locks(draw, points, h, look):
     )
 
 
-def _head(draw, centre, view, facing, h, look):
+def _head(draw: ImageDraw.ImageDraw, centre: Point, view: str, facing: int, h: float, look: Look) -> None:
     x, y = centre
     rx, ry = 0.052 * h, 0.068 * h
     oval = (x - rx, y - ry, x + rx, y + ry)

@@ -8,19 +8,26 @@ import operator
 import pathlib
 import sys
 import threading
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import numpy as np
+from jaxtyping import Int32, UInt8
 from PIL import Image, ImageDraw, ImageFilter
 
 from jaxdet.data.synthetic.backgrounds import background
 from jaxdet.data.synthetic.objects import NEGATIVES, OCCLUDERS
 from jaxdet.data.synthetic.people import figure, random_look
-from jaxdet.data.synthetic.shapes import Sprite, outlined, pick
+from jaxdet.data.synthetic.shapes import Colour, Sprite, outlined, pick
+from jaxdet.data.types import Category, Record, Targets
 
 ENLARGE = 2  # scenes are drawn twice as large and reduced, which smooths their edges
 LEAST_SHARE, LEAST_PIXELS = 1 / 3, 16  # a person of whom less is to be seen is not drawn at all
 CROWD = 255  # value of the one crowd region in the map of visible people; people count from 1
+
+
+# Standing height of an adult at a place, x, drawing function, person as in `Placed`
+Thing = tuple[float, float, Callable[[np.random.Generator, float, float], Sprite], int]
 
 
 class Placed(NamedTuple):
@@ -41,13 +48,15 @@ class SyntheticPeople:
     belongs to them. Who would show less than a third of the body or under 16 pixels is left out of the picture.
 
     A scene is drawn when first asked for, in some 10 ms, and kept (image arrays are therefore read-only) until `cache_bytes` of
-    images are held: 1500 scenes of 192 x 256 take 220 MB. Boxes are always kept. `box_counts` and `ground_truth` draw what is missing.
+    images are held: 1500 scenes of 192 x 256 take 220 MB. Boxes are always kept. `box_counts`, `crowd_counts` and `ground_truth` draw what is missing.
     A pickled source draws its scenes anew. Raises ValueError for a count below 1, a negative seed or sides below 64 pixels.
     """
 
-    categories = ({"id": 1, "name": "person"},)
+    categories: tuple[Category, ...] = ({"id": 1, "name": "person"},)
 
-    def __init__(self, count, seed=0, height=192, width=256, cache_bytes=1 << 30):
+    def __init__(
+        self, count: int, seed: int = 0, height: int = 192, width: int = 256, cache_bytes: int = 1 << 30
+    ) -> None:
         if count < 1:
             raise ValueError(f"an embedded data set needs at least 1 scene, not {count}")
         if seed < 0:
@@ -58,24 +67,27 @@ class SyntheticPeople:
         self.cache_bytes = int(cache_bytes)
         self.image_ids = np.arange(1, count + 1, dtype=np.int64)
         self.sizes = np.tile(np.array([[height, width]], np.int32), (count, 1))
-        self.skipped = []
+        self.clipped_counts = np.zeros(count, np.int32)  # boxes are tight around what is drawn
+        self.skipped: list[dict[str, Any]] = []
         self._forget()
 
-    def _forget(self):
-        self._lock, self._images, self._targets = threading.Lock(), {}, {}
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._images: dict[int, UInt8[np.ndarray, "H W 3"]] = {}
+        self._targets: dict[int, Targets] = {}
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         private = ("_lock", "_images", "_targets")
         return {name: value for name, value in vars(self).items() if name not in private}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._forget()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.image_ids)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Record:
         """The record of scene `index`; raises IndexError outside the set."""
         index = range(len(self))[operator.index(index)]
         image = self._images.get(index)
@@ -83,33 +95,39 @@ class SyntheticPeople:
             image = self._draw(index)
         return {"image_id": index + 1, "image": image, **self._targets[index]}
 
-    def _draw(self, index):
+    def _draw(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
         with self._lock:  # drawing holds the interpreter anyway, so one scene at a time costs nothing
             image = self._images.get(index)
             if image is None:
                 image, visible = draw_scene(self.seed, index, self.height, self.width)
                 targets = _targets(visible)
-                for array in (image, *targets.values()):
+                for array in (image, *cast(dict[str, np.ndarray], targets).values()):
                     array.setflags(write=False)
                 self._targets[index] = targets
                 if (len(self._images) + 1) * image.nbytes <= self.cache_bytes:
                     self._images[index] = image
         return image
 
-    def _all_targets(self):
+    def _all_targets(self) -> list[Targets]:
         for index in range(len(self)):
             if index not in self._targets:
                 self._draw(index)
         return [self._targets[index] for index in range(len(self))]
 
     @property
-    def box_counts(self):
+    def box_counts(self) -> Int32[np.ndarray, " N"]:
         """int32 [N], people a scene, crowds not counted."""
         return np.array([np.sum(~targets["crowd"]) for targets in self._all_targets()], np.int32)
 
-    def ground_truth(self):
+    @property
+    def crowd_counts(self) -> Int32[np.ndarray, " N"]:
+        """int32 [N], crowd regions a scene."""
+        return np.array([np.sum(targets["crowd"]) for targets in self._all_targets()], np.int32)
+
+    def ground_truth(self) -> dict[str, Any]:
         """All scenes' annotations in COCO's JSON form (bbox: x y width height in pixels)."""
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for index, targets in enumerate(self._all_targets()):
             image_id = index + 1
             name = f"synthetic_{self.seed}_{image_id:06d}.png"
@@ -127,7 +145,7 @@ class SyntheticPeople:
         return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _targets(visible):
+def _targets(visible: UInt8[np.ndarray, "tall wide"]) -> Targets:
     """Boxes, labels, crowd flags and areas of a map of visible people, enlarged as the canvas is."""
     boxes, areas, crowd = [], [], []
     for person in np.flatnonzero(np.bincount(visible.ravel())[1:]) + 1:
@@ -144,7 +162,9 @@ def _targets(visible):
     }
 
 
-def draw_scene(seed, index, height, width):
+def draw_scene(
+    seed: int, index: int, height: int, width: int
+) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "tall wide"]]:
     """Scene `index` of a set: (image uint8 [H, W, 3], visible uint8 [2H, 2W]).
 
     `visible` tells whose pixel is seen at each place of the enlarged canvas: 0 nobody's, 255 the crowd's, else a person's number.
@@ -156,7 +176,7 @@ def draw_scene(seed, index, height, width):
     placed = _layout(rng, tall, wide, horizon, light)
     visible, placed = _leave_out_hidden(placed, (wide, tall))
     canvas = background(rng, wide, tall, int(horizon))
-    haze = canvas.getpixel((wide // 2, max(0, int(horizon) - 2)))
+    haze = cast(Colour, canvas.getpixel((wide // 2, max(0, int(horizon) - 2))))
     for item in placed:
         _shadow(canvas, item, light)
         image = item.sprite.image
@@ -169,7 +189,7 @@ def draw_scene(seed, index, height, width):
     return _photograph(rng, canvas), visible
 
 
-def _layout(rng, tall, wide, horizon, light):
+def _layout(rng: np.random.Generator, tall: int, wide: int, horizon: float, light: float) -> list[Placed]:
     """Everything that stands in the scene, far things first."""
     # Height of the eye in body heights: how far heads rise above the horizon, and where feet stand below it.
     camera = rng.uniform(0.65, 1.05)
@@ -197,9 +217,9 @@ def _layout(rng, tall, wide, horizon, light):
     return placed
 
 
-def _people(rng, tall, wide):
+def _people(rng: np.random.Generator, tall: int, wide: int) -> list[Thing]:
     """The scene's people as [(standing height of an adult at their place, x, drawing function, number from 1)]."""
-    people = []
+    people: list[Thing] = []
     count = int(rng.integers(2, 9)) if rng.random() > 0.05 else 0
     for number in range(1, count + 1):
         close_up = rng.random() < 0.12  # cut off by the lower edge
@@ -212,31 +232,33 @@ def _people(rng, tall, wide):
     return people
 
 
-def _apart(rng, things, height, wide):
+def _apart(rng: np.random.Generator, things: list[Thing], height: float, wide: int) -> float:
     """Where something of this height hides little: of a few random places the one furthest from all things, by their heights."""
 
-    def distance(x):
+    def distance(x: float) -> float:
         return min(
             (abs(x - other) / (height + other_height) for other_height, other, *_ in things), default=0
         )
 
-    return max(rng.uniform(0.03, 0.97, 8) * wide, key=distance)
+    return float(max(rng.uniform(0.03, 0.97, 8) * wide, key=distance))
 
 
-def _between(rng, low, high):
+def _between(rng: np.random.Generator, low: float, high: float) -> float:
     """A random size, every octave as likely."""
     return math.exp(rng.uniform(math.log(low), math.log(high)))
 
 
-def _adult(rng, height, light):
+def _adult(rng: np.random.Generator, height: float, light: float) -> Sprite:
     return figure(rng, height * rng.uniform(0.94, 1.06), random_look(rng), light)
 
 
-def _child(rng, height, light):
+def _child(rng: np.random.Generator, height: float, light: float) -> Sprite:
     return figure(rng, height * rng.uniform(0.55, 0.75), random_look(rng), light)
 
 
-def _leave_out_hidden(placed, size):
+def _leave_out_hidden(
+    placed: list[Placed], size: tuple[int, int]
+) -> tuple[UInt8[np.ndarray, "tall wide"], list[Placed]]:
     """Draws the map of visible people without those who are hardly to be seen, and returns it with the things that stay."""
     while True:  # whoever goes uncovers others, so the second round is the last
         visible = Image.new("L", size)
@@ -259,7 +281,7 @@ def _leave_out_hidden(placed, size):
         placed = stay
 
 
-def _shadow(canvas, item, light):
+def _shadow(canvas: Image.Image, item: Placed, light: float) -> None:
     """A soft dark patch on the ground where a thing stands."""
     sprite, (left, top) = item.sprite, item.corner
     x, y = left + sprite.foot[0], top + sprite.foot[1]
@@ -275,23 +297,26 @@ def _shadow(canvas, item, light):
     canvas.paste((24, 24, 32), corner, patch)
 
 
-def _photograph(rng, canvas):
+def _photograph(rng: np.random.Generator, canvas: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
     """The canvas as a camera would take it: reduced, at times blurred, tinted, brighter or darker, noisy."""
     image = canvas.reduce(ENLARGE)
     if rng.random() < 0.2:
         image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 0.6))))
     gain = rng.uniform(0.82, 1.2) * (1 + rng.normal(0, 0.035, 3))
     noise = rng.integers(-128, 128, (image.height, image.width, 3), np.int8).astype(np.float32)
-    pixels = np.asarray(image) * gain.astype(np.float32) + noise * float(rng.uniform(1, 6) / 128)
+    pixels: np.ndarray = np.asarray(image) * gain.astype(np.float32) + noise * float(rng.uniform(1, 6) / 128)
     return np.clip(pixels, 0, 255, out=pixels).astype(np.uint8)
 
 
-def contact_sheet(seed=4, rows=3, columns=4, height=192, width=256):
+def contact_sheet(
+    seed: int = 4, rows: int = 3, columns: int = 4, height: int = 192, width: int = 256
+) -> Image.Image:
     """Scenes of a set side by side with their ground truth, people in green and crowds in orange, as an image."""
     source = SyntheticPeople(rows * columns, seed, height, width)
     sheet = Image.new("RGB", (columns * (width + 4) + 4, rows * (height + 4) + 4), (255, 255, 255))
     for index in range(len(source)):
         record = source[index]
+        assert record["image"] is not None
         picture = Image.fromarray(record["image"])
         draw = ImageDraw.Draw(picture)
         for (x1, y1, x2, y2), crowd in zip(record["boxes"], record["crowd"], strict=True):
@@ -300,7 +325,7 @@ def contact_sheet(seed=4, rows=3, columns=4, height=192, width=256):
     return sheet
 
 
-def main(arguments):
+def main(arguments: list[str]) -> None:
     if len(arguments) != 1:
         sys.exit("usage: python -m jaxdet.data.synthetic.scenes OUTPUT.png")
     output = pathlib.Path(arguments[0])

@@ -1,9 +1,15 @@
 """What all drawings share: sprites, colours, limbs and soft light."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
-from PIL import Image, ImageChops, ImageFilter, ImageOps
+import numpy as np
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
+
+Colour = tuple[int, ...]  # red, green, blue
+Point = tuple[float, float]  # x, y
+T = TypeVar("T")
 
 
 class Sprite(NamedTuple):
@@ -11,7 +17,7 @@ class Sprite(NamedTuple):
 
     image: Image.Image  # RGBA; opaque where the object is
     person: Image.Image | None  # L mask of the person within it, None for objects
-    foot: tuple[float, float]  # the point that stands on the ground, x y within `image`
+    foot: Point  # the point that stands on the ground, x y within `image`
 
 
 SKIN = (
@@ -48,23 +54,25 @@ CLOTHES = (
 )  # fmt: skip
 
 
-def shade(colour, factor):
+def shade(colour: Colour, factor: float) -> Colour:
     """Colour (r, g, b) made darker (factor < 1) or brighter."""
     return tuple(max(0, min(255, round(channel * factor))) for channel in colour)
 
 
-def vary(rng, colour, amount=14):
+def vary(rng: np.random.Generator, colour: Colour, amount: int = 14) -> Colour:
     """Colour with each channel moved by up to `amount`."""
     steps = rng.integers(-amount, amount + 1, 3).tolist()
     return tuple(max(0, min(255, c + step)) for c, step in zip(colour, steps, strict=True))
 
 
-def pick(rng, options):
+def pick(rng: np.random.Generator, options: Sequence[T]) -> T:
     """One of a sequence, uniformly."""
     return options[int(rng.integers(len(options)))]
 
 
-def capsule(draw, start, end, start_radius, end_radius, fill):
+def capsule(
+    draw: ImageDraw.ImageDraw, start: Point, end: Point, start_radius: float, end_radius: float, fill: Colour
+) -> None:
     """A limb: two discs and the tapered band between them."""
     (x0, y0), (x1, y1) = start, end
     length = math.hypot(x1 - x0, y1 - y0) or 1.0
@@ -83,7 +91,7 @@ def capsule(draw, start, end, start_radius, end_radius, fill):
     draw.ellipse((x1 - b, y1 - b, x1 + b, y1 + b), fill)
 
 
-def rounded(image, depth, light):
+def rounded(image: Image.Image, depth: float, light: float) -> Image.Image:
     """Soft light from one side over an RGBA drawing, as if its parts were round.
 
     depth: radius of the rounding in pixels; light: -1 (from the right) to 1 (from the left), times a strength.
@@ -107,7 +115,7 @@ INK = (26, 24, 28)
 LINE = 2  # pixels of the enlarged canvas
 
 
-def outlined(sprite):
+def outlined(sprite: Sprite) -> Sprite:
     """The sprite with a thin dark line around it, as in a comic; the line around a person belongs to the person."""
     image = ImageOps.expand(sprite.image, LINE, (*INK, 0))
     line = Image.new("RGBA", image.size, (*INK, 0))
@@ -121,7 +129,7 @@ def outlined(sprite):
     return Sprite(line, person, (sprite.foot[0] + LINE, sprite.foot[1] + LINE))
 
 
-def _grown(mask):
+def _grown(mask: Image.Image) -> Image.Image:
     """The mask with LINE more pixels on every side."""
     for _ in range(LINE):
         sides = [ImageChops.offset(mask, *step) for step in ((1, 0), (-1, 0), (0, 1), (0, -1))]
