@@ -13,7 +13,7 @@ from jaxdet.ops.conv import conv2d, conv2d_of_few
 # x [B, H, W, I], kernel [kh, kw, I, O], stride, padding: one row for each kind of convolution of the detector, and odd ones.
 CASES = {
     "3x3": ((2, 9, 8, 5), (3, 3, 5, 6), 1, None),
-    "3x3, in strips": ((2, 41, 101, 128), (3, 3, 128, 128), 1, None),
+    "3x3, in strips": ((2, 41, 101, 16), (3, 3, 16, 16), 1, None),
     "3x3, no padding": ((1, 101, 33, 2), (3, 3, 2, 3), 1, 0),
     "5x3": ((2, 70, 41, 2), (5, 3, 2, 3), 1, None),
     "3x3 wide": ((2, 6, 7, 64), (3, 3, 64, 128), 1, None),
@@ -29,6 +29,12 @@ CASES = {
     "1x1, padded": ((2, 4, 5, 3), (1, 1, 3, 4), 1, 1),
     "oblong": ((1, 8, 9, 64), (3, 1, 64, 128), 2, None),
 }
+
+
+@pytest.fixture(autouse=True)
+def strips_of_narrow_layers(monkeypatch):
+    """Strips for narrower layers than in training, since a wide one takes seconds in bfloat16."""
+    monkeypatch.setattr(module, "WIDE", 16 * 16)
 
 
 def draw(case):
@@ -150,7 +156,9 @@ def test_strips_of_any_size_add_up(monkeypatch, case, strip_cells):
     cotangent = cotangent_like(oracle(x, kernel, 1, padding))
     monkeypatch.setattr(module, "STRIP", strip_cells)
     pads = tuple(pads_of(kernel, padding))
-    gradient = module._strips_filter_gradient(pads, kernel.shape, x, cotangent)
+    gradient = jax.jit(lambda *arrays: module._strips_filter_gradient(pads, kernel.shape, *arrays))(
+        x, cotangent
+    )
     wanted = oracle(x, kernel, 1, padding, cotangent)[1]
     np.testing.assert_allclose(gradient, wanted, rtol=0, atol=3e-6 * np.abs(wanted).max())
 
@@ -184,6 +192,12 @@ def test_other_platforms_get_the_plain_convolution(case, convolutions, products)
     lowered(["cpu", "cuda", "tpu"])
 
 
+@functools.partial(jax.jit, static_argnums=3)
+def value_and_gradients_of_few(x, kernel, cotangent, cells):
+    value, pullback = jax.vjp(functools.partial(conv2d_of_few, cells=cells), x, kernel)
+    return value, *pullback(cotangent)
+
+
 @pytest.mark.parametrize("marked", [0, 1, 5], ids=["no cell", "one", "all it may"])
 @pytest.mark.parametrize("cells", [5, 40], ids=["of patches", "of everything"])
 def test_gradients_of_a_loss_over_few_cells(marked, cells):
@@ -194,9 +208,9 @@ def test_gradients_of_a_loss_over_few_cells(marked, cells):
     for y, column in [(0, 0), (8, 10), (8, 9), (4, 0), (3, 5)][:marked]:
         cotangent[1, y, column] = generator.standard_normal(6)
     x, kernel, cotangent = (array.astype(np.float32) for array in (x, kernel, cotangent))
-    output, backward = jax.vjp(functools.partial(conv2d_of_few, cells=cells), x, kernel)
+    output, *gradients = value_and_gradients_of_few(x, kernel, cotangent, cells)
     np.testing.assert_allclose(output, oracle(x, kernel, 1, None), atol=1e-4)
-    for found, expected in zip(backward(cotangent), oracle(x, kernel, 1, None, cotangent), strict=True):
+    for found, expected in zip(gradients, oracle(x, kernel, 1, None, cotangent), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
@@ -204,6 +218,6 @@ def test_few_cells_are_told_by_their_gradient_nan_included():
     x, kernel = np.ones((1, 6, 6, 2), np.float32), np.ones((3, 3, 2, 2), np.float32)
     cotangent = np.zeros((1, 6, 6, 2), np.float32)
     cotangent[0, 2, 2, 1] = np.nan
-    of_x, of_kernel = jax.vjp(functools.partial(conv2d_of_few, cells=2), x, kernel)[1](cotangent)
+    _, of_x, of_kernel = value_and_gradients_of_few(x, kernel, cotangent, 2)
     assert np.isnan(of_kernel).any()
     assert np.isnan(of_x[0, 1:4, 1:4]).all() and np.isnan(of_x).sum() == 18
