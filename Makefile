@@ -15,8 +15,9 @@ demo: $(READY)
 	$(BIN)/python eval.py --workdir $(DEMO)
 	$(BIN)/python -m jaxdet report --workdir $(DEMO)
 
+# In two processes; PYTEST_FLAGS="-n 0" runs them in one.
 test: lint
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal $(PYTEST_FLAGS)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow $(PYTEST_FLAGS)

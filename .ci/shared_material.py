@@ -13,10 +13,12 @@ outcomes = Counter()
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item):
-    report = (yield).get_result()
-    if "shared" in getattr(item, "fixturenames", ()) and (
-        report.when == "call" or report.outcome != "passed"
-    ):
+    (yield).get_result().uses_shared = "shared" in getattr(item, "fixturenames", ())
+
+
+def pytest_runtest_logreport(report):
+    """Where pytest-xdist distributes the tests, the reports of all processes come here."""
+    if getattr(report, "uses_shared", False) and (report.when == "call" or report.outcome != "passed"):
         outcomes[report.outcome] += 1
 
 

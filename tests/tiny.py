@@ -124,7 +124,7 @@ def shared_executables(config):
     same = str((config.seed, config.model, config.optimizer, config.train.steps, config.train.accumulation))
 
     def shared(purpose, function, first, shapes, batch_size, boxes, *more):
-        if purpose == "training" and int(first.step) == 0:
+        if purpose == "training" and int(first.step) == 0 and not config.init_from:
             _states[same] = jax.device_get(first)
         key = purpose, shapes, batch_size, boxes, more[:2], same
         if key not in _executables:
@@ -201,6 +201,11 @@ def assert_equal_trees(left, right):
     assert jax.tree.structure(left) == jax.tree.structure(right)
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(left), jax.tree.leaves(right), strict=True):
         np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+
+
+def nan_like(array):
+    """NaN in its place, without compiling anything."""
+    return jax.device_put(np.full(array.shape, np.nan, array.dtype), array.sharding)
 
 
 def training_batches(config):

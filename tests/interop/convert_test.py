@@ -1,5 +1,6 @@
 """Files with the real names and shapes of the published models: there, back, and refused by name."""
 
+import functools
 import json
 import pickle
 import shutil
@@ -50,18 +51,43 @@ def arrays_of(golden, model):
 
 
 @pytest.fixture(scope="module")
+def published(golden, tmp_path_factory):
+    """Function of a model's name: the file of its `arrays_of`."""
+    folder = tmp_path_factory.mktemp("published")
+
+    @functools.cache
+    def write(model):
+        save_file(arrays_of(golden, model), folder / f"{model}.safetensors")
+        return folder / f"{model}.safetensors"
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def converted(published, tmp_path_factory):
+    """Function of a model's name: the workdir made of its file with person.py, not to be changed, and the report."""
+    folder = tmp_path_factory.mktemp("converted")
+
+    @functools.cache
+    def make(model):
+        report = convert(MODELS[model], published(model), folder / model, person.get_config())
+        return folder / model, report
+
+    return make
+
+
+@pytest.fixture(scope="module")
 def classifier(golden):
     return arrays_of(golden, "tv_resnet18")
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_there_and_back_is_the_identity(golden, tmp_path, model):
-    arrays, library = arrays_of(golden, model), MODELS[model]
-    save_file(arrays, tmp_path / "there.safetensors")
-    report = convert(library, tmp_path / "there.safetensors", tmp_path / "run", person.get_config())
+def test_there_and_back_is_the_identity(published, converted, tmp_path, model):
+    arrays, library = load_file(published(model)), MODELS[model]
+    workdir, report = converted(model)
     assert "used once, none left over, none made up" in report
     back_to = "torchvision" if library == "timm" else library
-    export(back_to, tmp_path / "run", tmp_path / "back.safetensors")
+    export(back_to, workdir, tmp_path / "back.safetensors")
     back = load_file(tmp_path / "back.safetensors")
     assert back.keys() == {name for name in arrays if not name.endswith("num_batches_tracked")}
     for name, value in back.items():
@@ -182,10 +208,10 @@ def test_something_else(tmp_path):
         convert("timm", tmp_path / "file.safetensors", tmp_path / "run", person.get_config())
 
 
-def test_a_person_detector_from_91_classes(golden, tmp_path):
-    arrays = arrays_of(golden, "tv_fasterrcnn_resnet50_fpn")
-    save_file(arrays, tmp_path / "coco.safetensors")
-    flags = ["--from=torchvision", f"--input={tmp_path / 'coco.safetensors'}", "--classes", "person"]
+def test_a_person_detector_from_91_classes(published, tmp_path):
+    path = published("tv_fasterrcnn_resnet50_fpn")
+    arrays = load_file(path)
+    flags = ["--from=torchvision", f"--input={path}", "--classes", "person"]
     __main__.main(["convert", f"--output={tmp_path / 'run'}", *flags])
     detector = jaxdet.load(tmp_path / "run")
     assert detector.categories == ({"id": 1, "name": "person"},)
@@ -201,9 +227,8 @@ def test_a_person_detector_from_91_classes(golden, tmp_path):
         __main__.main(["convert", f"--output={tmp_path / 'run'}", *flags])
 
 
-def test_presets_are_stored_beside(golden, tmp_path):
-    save_file(arrays_of(golden, "d2_RPN_R50_FPN"), tmp_path / "file.safetensors")
-    convert("detectron2", tmp_path / "file.safetensors", tmp_path / "run", person.get_config("torchvision"))
+def test_presets_are_stored_beside(published, tmp_path):
+    convert("detectron2", published("d2_RPN_R50_FPN"), tmp_path / "run", person.get_config("torchvision"))
     config = Workdir(tmp_path / "run").config()
     assert config.model.roi_head is None and config.model.bgr and config.model.backbone.stride_in_1x1
     assert not config.model.rpn.rounded_anchors and config.data.val.resizing == "detectron2"
@@ -304,12 +329,12 @@ def test_a_backbone_under_names_of_caffe2(golden, tmp_path):
         convert("detectron2", tmp_path / "R-50.pkl", tmp_path / "other", person.get_config())
 
 
-def test_the_config_does_not_decide_the_network(golden, tmp_path):
+def test_the_config_does_not_decide_the_network(published, converted, tmp_path):
     """person_small.py has other anchors, a narrower pyramid with norms and a smaller head; its pictures' sizes stay."""
-    save_file(arrays_of(golden, "tv_fasterrcnn_resnet18_fpn"), tmp_path / "file.safetensors")
-    for name, config in (("small", person_small.get_config()), ("full", person.get_config())):
-        convert("torchvision", tmp_path / "file.safetensors", tmp_path / name, config)
-    small, full = (Workdir(tmp_path / name).config() for name in ("small", "full"))
+    path = published("tv_fasterrcnn_resnet18_fpn")
+    convert("torchvision", path, tmp_path / "small", person_small.get_config())
+    folders = tmp_path / "small", converted("tv_fasterrcnn_resnet18_fpn")[0]
+    small, full = (Workdir(folder).config() for folder in folders)
     assert small.model.fpn == full.model.fpn and small.model.rpn.anchor_sizes == full.model.rpn.anchor_sizes
     assert small.model.roi_head.hidden == 1024 and small.data.val.short_sides == (256,)
 
@@ -331,39 +356,36 @@ def test_what_older_detectors_hold_besides(golden, tmp_path):
         convert("detectron2", tmp_path / "file.safetensors", tmp_path / "other", person_rpn.get_config())
 
 
-def test_a_person_config_of_coco(golden, tmp_path):
+def test_a_person_config_of_coco(converted):
     """The gaps in COCO's ids, which torchvision's 91 outputs count, need no name in the annotations."""
-    save_file(arrays_of(golden, "tv_fasterrcnn_resnet50_fpn"), tmp_path / "file.safetensors")
-    convert("torchvision", tmp_path / "file.safetensors", tmp_path / "run", person.get_config())
+    workdir, _ = converted("tv_fasterrcnn_resnet50_fpn")
     listed = [{"id": i, "name": name} for i, name in zip(COCO_IDS, COCO_NAMES, strict=True)]
-    chosen, known = choose_categories("file", listed, Workdir(tmp_path / "run").config().data.categories)
-    assert list(chosen) == json.loads((tmp_path / "run" / "categories.json").read_text())
+    chosen, known = choose_categories("file", listed, Workdir(workdir).config().data.categories)
+    assert list(chosen) == json.loads((workdir / "categories.json").read_text())
     assert len(chosen) == 90 and len(known) == 80
     with pytest.raises(ValueError, match="no category named 'N/A'"):
         choose_categories("file", listed, ("person", "N/A"))
 
 
-def test_how_the_backbone_is_fed_can_be_said(golden, tmp_path):
-    save_file(arrays_of(golden, "d2_RPN_R50_FPN"), tmp_path / "file.safetensors")
-    flags = ["--input", str(tmp_path / "file.safetensors"), "--output", str(tmp_path / "run")]
+def test_how_the_backbone_is_fed_can_be_said(published, tmp_path):
+    flags = ["--input", str(published("d2_RPN_R50_FPN")), "--output", str(tmp_path / "run")]
     flags += ["--inputs", "imagenet", "--norm-epsilon", "1e-3", "--config", "configs/person_rpn.py"]
     __main__.main(["convert", "--from", "detectron2", *flags])
     model = Workdir(tmp_path / "run").config().model
     assert not model.bgr and not model.backbone.stride_in_1x1 and model.backbone.norm_epsilon == 1e-3
 
 
-def test_what_torchvision_has_no_place_for(golden, tmp_path):
-    save_file(arrays_of(golden, "d2_RPN_R50_FPN"), tmp_path / "file.safetensors")
-    convert("detectron2", tmp_path / "file.safetensors", tmp_path / "run", person.get_config())
+def test_what_torchvision_has_no_place_for(converted, tmp_path):
     answer = "roi_head=None, model.bgr=True, model.backbone.stride_in_1x1=True"
     with pytest.raises(ValueError, match=answer):
-        export("torchvision", tmp_path / "run", tmp_path / "back.safetensors")
+        export("torchvision", converted("d2_RPN_R50_FPN")[0], tmp_path / "back.safetensors")
 
 
-def test_a_second_stage_that_the_config_has_not(golden, tmp_path):
-    save_file(arrays_of(golden, "tv_fasterrcnn_resnet18_fpn"), tmp_path / "file.safetensors")
+def test_a_second_stage_that_the_config_has_not(published, tmp_path):
     with pytest.raises(ValueError, match=r"has a second stage, the config has none"):
-        convert("torchvision", tmp_path / "file.safetensors", tmp_path / "run", person_rpn.get_config())
+        convert(
+            "torchvision", published("tv_fasterrcnn_resnet18_fpn"), tmp_path / "run", person_rpn.get_config()
+        )
 
 
 def test_pickles_of_arrays_and_of_nothing_else(tmp_path):

@@ -131,8 +131,8 @@ def test_boxes_by_blocks_match_as_all_at_once(count, allow_low_quality):
     gt_valid = rng.random(count) < 0.8
     gt_valid[count // 2] = True
     gt_boxes[~gt_valid] = np.nan
-    overlap = iou(gt_boxes, anchors)
-    expected = match(overlap, gt_valid, 0.3, 0.7, allow_low_quality)
+    overlap = jax.jit(iou)(gt_boxes, anchors)
+    expected = jitted(overlap, gt_valid, 0.3, 0.7, allow_low_quality)
     by_blocks = jax.jit(match_boxes, static_argnums=(3, 4, 5))
     matches, meets = by_blocks(gt_boxes, gt_valid, anchors, 0.3, 0.7, allow_low_quality)
     for ours, one in zip(matches, expected, strict=True):

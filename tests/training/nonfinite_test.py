@@ -131,9 +131,7 @@ def poisonous(image_id):
                 if not (there & (np.asarray(batch["image_sizes"])[:, 0] > 0)).any():
                     return executable(state, batch)
                 kept = jax.tree.map(jnp.copy, state)
-                spoiled = state.replace(
-                    trainable=jax.tree.map(lambda p: p * np.float32("nan"), state.trainable)
-                )
+                spoiled = state.replace(trainable=jax.tree.map(tiny.nan_like, state.trainable))
                 _, metrics = executable(spoiled, batch)
                 return kept.replace(step=kept.step + 1), metrics
 

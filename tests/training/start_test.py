@@ -1,11 +1,14 @@
 """`config.init_from`: what is taken over, what is made anew, what is refused."""
 
+from unittest import mock
+
 import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
 from jaxdet.models import FasterRCNN
+from jaxdet.runs.checkpoint import Checkpoints
 from jaxdet.training import loop
 from jaxdet.training.optimizer import optimizer
 from jaxdet.training.start import start_from
@@ -95,20 +98,24 @@ def test_a_mismatch_is_refused_by_name(tiny_run, change, answer):
         start_from(tiny_run.workdir, fresh(config), config, tiny.CATEGORIES)
 
 
-def test_a_training_starts_there(tiny_run, tmp_path):
+def test_a_training_starts_there(tiny_run, tmp_path, capsys):
     config = tiny_run.config.copy_and_resolve_references()
     config.init_from = str(tiny_run.workdir)
-    config.train.steps = 1
-    config.train.evaluate_every = 1
-    state, printed = tiny.train(config, tmp_path / "run")
-    assert f"arrays loaded from {tiny_run.workdir}" in printed
-    assert int(state.step) == 1
-    before, after = (x.trainable["rpn_head"]["conv0"]["kernel"] for x in (tiny_run.state, state))
+    stop = mock.patch.object(loop.Preemption, "__call__", return_value=True)  # after its first step
+    with tiny.shared_executables(config), stop, pytest.raises(SystemExit):
+        loop.train(config, tmp_path / "run")
+    assert f"arrays loaded from {tiny_run.workdir}" in capsys.readouterr().out
+    checkpoints = Checkpoints(tmp_path / "run", read_only=True)
+    assert checkpoints.latest_step() == 1
+    before, after = (
+        trainable["rpn_head"]["conv0"]["kernel"]
+        for trainable in (tiny_run.state.trainable, checkpoints.restore_arrays(1)["trainable"])
+    )
     assert np.abs(after - before).max() < 0.1 * np.abs(before).max()
 
 
-def test_no_such_run(tiny_data, tmp_path):
-    config = tiny.get_config(tiny_data)
+def test_no_such_run(tiny_run, tmp_path):
+    config = tiny_run.config.copy_and_resolve_references()
     config.init_from = str(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="nowhere holds no run"):
-        loop.train(config, tmp_path / "run")
+        tiny.train(config, tmp_path / "run")

@@ -330,7 +330,7 @@ def main(arguments: list[str]) -> None:
         sys.exit("usage: python -m jaxdet.data.synthetic.scenes OUTPUT.png")
     output = pathlib.Path(arguments[0])
     output.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet().quantize(256, kmeans=4, dither=Image.Dither.NONE).save(output, optimize=True)
+    contact_sheet().quantize(256, dither=Image.Dither.NONE).save(output, optimize=True)
     print(f"wrote {output}")
 
 
