@@ -1,12 +1,15 @@
 # Every target builds the environment it needs; `make PYTHON=python3.12 VENV=/tmp/venv test` builds another one.
 PYTHON ?= python3
 VENV ?= .venv
+REQUIREMENTS ?= requirements.txt requirements-dev.txt
 RUNS ?= runs
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := $(RUNS)/demo
+SHORT := tests/ops tests/models tests/training/step_test.py tests/checkpoint_test.py tests/data/pipeline_test.py \
+    tests/detector_test.py tests/export_test.py tests/command_lines_test.py
 
-.PHONY: demo test test-slow torture lint format clean
+.PHONY: demo test test-short test-slow torture lint format clean
 
 # The three commands share what they compile.
 demo: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/demo
@@ -18,6 +21,10 @@ demo: $(READY)
 # In two processes; PYTEST_FLAGS="-n 0" runs them in one.
 test: lint
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal $(PYTEST_FLAGS)
+
+# A few minutes: what another Python or other versions of the libraries break first.
+test-short: $(READY)
+	$(BIN)/python -m pytest -m "not slow" $(SHORT) $(PYTEST_FLAGS)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow $(PYTEST_FLAGS)
@@ -45,8 +52,8 @@ clean:
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 # Made again when a requirement changes. The stamp comes last, so that an interrupted installation starts over.
-$(READY): requirements.txt requirements-dev.txt
-	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "jaxdet needs Python 3.11 to 3.13, this is %d.%d: make PYTHON=python3.12" % v)'
+$(READY): $(REQUIREMENTS)
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 14) else "jaxdet needs Python 3.11 to 3.14, this is %d.%d: make PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -r ,$(REQUIREMENTS))
 	touch $@
