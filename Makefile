@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUNS ?= runs
+WHEELS ?= wheels
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := $(RUNS)/demo
 
-.PHONY: demo test test-slow torture lint format clean
+.PHONY: demo test test-slow torture gpu gpu-wheels lint format clean
 
 # The three commands share what they compile.
 demo: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/demo
@@ -28,6 +29,14 @@ torture: $(READY)
 	rm -rf $(RUNS)/torture/kills
 	$(BIN)/python faults/kills.py --kills 100 --workdir $(RUNS)/torture/kills
 	$(BIN)/python faults/data_scale.py --workdir $(RUNS)/torture/scale
+
+# What a GPU is asked, on a machine without a network: with its own Python, and wheels from $(WHEELS) for what that lacks.
+# docs/performance.md says what comes of it; gpu-wheels fills the folder beforehand, where there is a network.
+gpu:
+	$(PYTHON) -m benchmarks.gpu --wheels $(WHEELS) --output $(RUNS)/gpu $(GPU_FLAGS)
+
+gpu-wheels:
+	$(PYTHON) -m benchmarks.wheels $(WHEELS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

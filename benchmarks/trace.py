@@ -65,7 +65,7 @@ def operation_names(program):
             inside = computations[start[1]] = []
         elif instruction := re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = ", line):
             named, fused = re.search(r'op_name="([^"]+)"', line), re.search(r"calls=%?([\w.\-]+)", line)
-            operand = re.search(r"[\w\-]\(%?([\w.\-]+)", line[instruction.end() :])
+            operand = re.search(r"%([\w.\-]+)", line[instruction.end() :])
             if named:
                 name = named[1]
             elif fused and computations.get(fused[1]):
