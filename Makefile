@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 REQUIREMENTS ?= requirements.txt requirements-dev.txt
 RUNS ?= runs
+WHEELS ?= wheels
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := $(RUNS)/demo
-SHORT := tests/ops tests/models tests/training/step_test.py tests/checkpoint_test.py tests/data/pipeline_test.py \
-    tests/detector_test.py tests/export_test.py tests/command_lines_test.py
+SHORT := tests/ops tests/models tests/training/step_test.py tests/runs/checkpoint_test.py tests/data/pipeline_test.py \
+    tests/inference/detector_test.py tests/inference/export_test.py tests/command_lines_test.py
 
-.PHONY: demo test test-short test-slow torture lint format clean
+.PHONY: demo test test-short test-slow torture gpu gpu-wheels lint format clean
 
 # The three commands share what they compile.
 demo: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/demo
@@ -36,6 +37,14 @@ torture: $(READY)
 	rm -rf $(RUNS)/torture/kills
 	$(BIN)/python faults/kills.py --kills 100 --workdir $(RUNS)/torture/kills
 	$(BIN)/python faults/data_scale.py --workdir $(RUNS)/torture/scale
+
+# What a GPU is asked, on a machine without a network: with its own Python, and wheels from $(WHEELS) for what that lacks.
+# docs/performance.md says what comes of it; gpu-wheels fills the folder beforehand, where there is a network.
+gpu:
+	$(PYTHON) -m benchmarks.gpu --wheels $(WHEELS) --output $(RUNS)/gpu $(GPU_FLAGS)
+
+gpu-wheels:
+	$(PYTHON) -m benchmarks.wheels $(WHEELS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

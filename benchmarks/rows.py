@@ -37,7 +37,8 @@ def infer(height, width, batch=1, dtype="float32"):
     return lambda: jax.block_until_ready(detect(variables, images))
 
 
-def train(height, width, batch=2, dtype="float32"):
+def training_step(height, width, batch, dtype):
+    """The jitted training step of person.py on one device, with its two arguments, a state and a batch."""
     config = person.get_config()
     config.model.dtype = dtype
     model, update = FasterRCNN(**config.model), optimizer(config)
@@ -56,7 +57,11 @@ def train(height, width, batch=2, dtype="float32"):
     step = functools.partial(train_step, model=model, optimizer=update, config=config)
     step = jax.jit(step, donate_argnums=(0,), out_shardings=everywhere)
     state = jax.jit(lambda: create_state(model, update, config), out_shardings=everywhere)()
-    pictures = jax.device_put(pictures, everywhere)
+    return step, state, jax.device_put(pictures, everywhere)
+
+
+def train(height, width, batch=2, dtype="float32"):
+    step, state, pictures = training_step(height, width, batch, dtype)
 
     def run():
         nonlocal state

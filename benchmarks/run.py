@@ -34,13 +34,16 @@ ROWS = {
     "nms_spread": ("nms", False),
     "nms_clustered": ("nms", True),
 }
-# Only where named: in bfloat16, pictures of 800x1344, (builder, batch)
+# Only where named: in bfloat16, pictures of --height x --width, (builder, batch)
 GPU_ROWS = {"train_gpu": ("train", 16), "infer_gpu_1": ("infer", 1), "infer_gpu_8": ("infer", 8)}
 LIBRARIES = ("jaxdet", "torchvision")
 
 
-def measure(library, row, repeats):
-    """One row as a dict: seconds (median, least, most), units, compilation in seconds, memory in MiB."""
+def measure(library, row, repeats, size):
+    """One row as a dict: seconds (median, least, most), units, compilation in seconds, memory in MiB.
+
+    size: height and width of the pictures of GPU_ROWS.
+    """
     if library == "jaxdet":
         from benchmarks import rows
     else:
@@ -49,7 +52,7 @@ def measure(library, row, repeats):
     started = time.perf_counter()
     if row in GPU_ROWS:
         build, batch = GPU_ROWS[row]
-        run = getattr(rows, build)(800, 1344, batch, "bfloat16")
+        run = getattr(rows, build)(*size, batch, "bfloat16")
     else:
         build, *arguments = ROWS[row]
         run = getattr(rows, build)(*arguments)
@@ -71,15 +74,15 @@ def measure(library, row, repeats):
         "unit_s": (before + after) / 2,
         "units": median / ((before + after) / 2),
         "compile_s": first - median,
-        **(throughput(build, batch, median, rows.device()) if row in GPU_ROWS else {}),
+        **(throughput(build, batch, median, rows.device(), size) if row in GPU_ROWS else {}),
         "memory_mib": rows.peak_memory() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
 
-def throughput(build, batch, seconds, device):
+def throughput(build, batch, seconds, device, size):
     """Images and operations a second, and their share of the chip's peak where that is known."""
     training = build == "train"
-    work, _ = total(800, 1344, 512 if training else 1000, training)
+    work, _ = total(*size, 512 if training else 1000, training)
     peak = next((peak for name, peak in PEAK.items() if name in device), None)
     rate = batch * work / seconds
     return {
@@ -114,13 +117,16 @@ def main():
     parser.add_argument("--peer", choices=LIBRARIES[1:], help="time this library in the same run")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there as well")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--height", type=int, default=800, help="of the rows of a GPU (default: 800)")
+    parser.add_argument("--width", type=int, default=1344, help="likewise (default: 1344)")
     parser.add_argument("--measure", choices=LIBRARIES, help=argparse.SUPPRESS)  # in the process of one row
     options = parser.parse_args()
     unknown = [row for row in options.rows if row not in ROWS | GPU_ROWS]
     if unknown:
         parser.error(f"no row {', '.join(unknown)}; there are {', '.join(ROWS | GPU_ROWS)}")
     if options.measure:
-        print(json.dumps(measure(options.measure, options.rows[0], options.repeats)))
+        size = options.height, options.width
+        print(json.dumps(measure(options.measure, options.rows[0], options.repeats, size)))
         return
     libraries = ["jaxdet"]
     if options.peer:
@@ -135,9 +141,8 @@ def main():
     for row in options.rows or ROWS:
         for library in libraries:
             command = [sys.executable, "-m", "benchmarks.run", row, "--measure", library]
-            done = subprocess.run(
-                [*command, "--repeats", str(options.repeats)], stdout=subprocess.PIPE, text=True
-            )
+            command += [f"--{name}={getattr(options, name)}" for name in ("repeats", "height", "width")]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
             if done.returncode:
                 sys.exit(f"{library} {row} failed with exit code {done.returncode}")
             result = json.loads(done.stdout.splitlines()[-1])

@@ -199,6 +199,7 @@ def main():
     parser.add_argument("--broken", type=float, default=0.2, help="share of broken requests (default: .2)")
     parser.add_argument("--batch-size", type=int, default=Limits().batch_size)
     parser.add_argument("--body-seconds", type=float, default=3)
+    parser.add_argument("--json", metavar="FILE", help="write the numbers there as well")
     options = parser.parse_args()
     encoded = pictures(options.pictures, options.different)
     detector = jaxdet.load(options.workdir)
@@ -242,6 +243,10 @@ def main():
         f"memory {before:.0f} MiB before, {middle:.0f} in the middle, {(memory or [before])[-1]:.0f} at the end, {most:.0f} at most"
     )
     print(f"told to end with {sent} requests on their way: {answered} answered, exit code {code}")
+    if options.json:
+        numbers = {"pictures_per_s": good / seconds, "alone_per_s": alone, "answers": len(answers)}
+        numbers |= {"wrong": len(wrong), "difference": worst, "memory_mib": most}
+        pathlib.Path(options.json).write_text(json.dumps(numbers, indent=2))
     sys.exit(bool(wrong) or answered != sent or code != 0)
 
 

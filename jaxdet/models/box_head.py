@@ -85,6 +85,7 @@ class BoxHead(nn.Module):
         return logits.astype(jnp.float32), deltas.astype(jnp.float32).reshape(images, count, sets, 4)
 
     @nn.nowrap
+    @jax.named_scope("targets")
     def sample(self, boxes, valid, batch, keys):
         """Draws the proposals that the loss sees.
 

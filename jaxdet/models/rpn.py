@@ -110,6 +110,7 @@ class RPN(nn.Module):
         )
 
     @nn.nowrap
+    @jax.named_scope("proposals")
     def propose(self, logits, deltas, anchors, image_sizes, train):
         """Best boxes of each image: per level top-k, decode, clip, drop empty, NMS; then one top-k over the levels.
 
@@ -141,6 +142,7 @@ class RPN(nn.Module):
         anchors = jnp.concatenate(anchors)
         present = batch["image_sizes"][:, 0] > 0  # an empty slot of the batch has no size and no say
 
+        @jax.named_scope("targets")
         def one_image(key, gt_boxes, gt_valid, present, anchors):
             low, high = self.negative_iou, self.positive_iou
             matches, met = match_boxes(gt_boxes, gt_valid, anchors, low, high, allow_low_quality=True)

@@ -18,6 +18,7 @@ def nms(boxes, scores, valid, iou_threshold, count):
     return class_nms(boxes, scores, jnp.zeros(len(scores), jnp.int32), valid, iou_threshold, count)
 
 
+@jax.named_scope("nms")
 def class_nms(boxes, scores, classes, valid, iou_threshold, count):
     """As `nms`, with boxes of different classes int [N] never suppressing each other."""
     boxes, classes = jnp.asarray(boxes, jnp.float32), jnp.asarray(classes)

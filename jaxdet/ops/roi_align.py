@@ -73,6 +73,7 @@ def pyramid_roi_align(
     return _align(tuple(features), boxes, level, scales, size, sampling_ratio, aligned)
 
 
+@jax.named_scope("roi_align")
 def _align(features, boxes, level, scales, *settings):
     shapes = tuple(level_features.shape[:2] for level_features in features)
     return _sample(shapes, features, _box_taps(shapes, boxes, level, scales, *settings))

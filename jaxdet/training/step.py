@@ -88,16 +88,17 @@ def train_step(state, batch, *, model, optimizer, config):
         gradient = jax.tree.map(lambda g: g / parts, gradient)
         metrics = {name: jnp.mean(value) for name, value in metrics.items()}
 
-    norm = optax.tree.norm(gradient)
-    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
-    updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.trainable)
-    trainable = optax.apply_updates(state.trainable, updates)
-    average = state.average
-    if config.optimizer.ema:
-        average = update_average(average, trainable, config.optimizer.ema, state.step)
-    new = state.replace(
-        trainable=trainable, batch_stats=batch_stats, optimizer=optimizer_state, average=average
-    )
-    new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
+    with jax.named_scope("optimizer"):
+        norm = optax.tree.norm(gradient)
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.trainable)
+        trainable = optax.apply_updates(state.trainable, updates)
+        average = state.average
+        if config.optimizer.ema:
+            average = update_average(average, trainable, config.optimizer.ema, state.step)
+        new = state.replace(
+            trainable=trainable, batch_stats=batch_stats, optimizer=optimizer_state, average=average
+        )
+        new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
     metrics |= {"gradient_norm": norm, "learning_rate": learning_rate(config)(state.step), "finite": finite}
     return new.replace(step=state.step + 1), metrics

@@ -4,6 +4,8 @@ import json
 import math
 import zlib
 
+import flax.linen as nn
+import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -12,6 +14,7 @@ from jaxdet.config import presets
 from jaxdet.interop import convert, detectron2, torchvision
 from jaxdet.models import FasterRCNN
 from jaxdet.models.faster_rcnn import merge_variables
+from tests.models import tiny
 
 NAMES = {
     "tv_resnet18": "names_tv_fasterrcnn_resnet18_fpn.json",
@@ -89,11 +92,12 @@ def settings(model, config):
 class Reference:
     """One reference model: `values` (the file), `model` (ours), `variables`, and the paths of torch's names."""
 
-    def __init__(self, folder, name):
+    def __init__(self, folder, name, dtype="float32"):
         self.name = name
         self.values = np.load(folder / f"model_{name}.npz")
         self.config = json.loads(str(self.values["config"]))
         ours = settings(name, self.config)
+        ours.model.dtype = dtype
         self.settings = ours.model
         self.model = FasterRCNN(**self.settings)
         entries = json.loads((folder / NAMES[name]).read_text())["entries"]
@@ -141,3 +145,39 @@ class Reference:
         """Variables with other values at some of the parameters."""
         params = flatten_dict(self.variables["params"]) | trainable
         return merge_variables({}, unflatten_dict(params), self.variables["constants"], None)
+
+    def gradient_paths(self):
+        """The parameters whose gradients are in the file: {torch's name: path}."""
+        return {str(name): self.paths[name][1:] for name in self.values["train/grad_names"]}
+
+    def everything(self):
+        """What goes into the ResNet and comes out of each network, stages, losses, gradient: one pass through the model."""
+        batch, params = self.batch(), flatten_dict(self.variables["params"])
+        trainable = {path: params[path] for path in self.gradient_paths().values()}
+
+        def run(trainable):
+            seen = {}
+
+            def keep(call, args, kwargs, context):
+                out = call(*args, **kwargs)
+                if context.method_name == "__call__":
+                    seen.setdefault(type(context.module).__name__, (args, out))
+                return out
+
+            with nn.intercept_methods(keep):
+                (stages, losses), updated = self.model.apply(
+                    self.merged(trainable), batch, jax.random.key(0), method="evaluate", mutable=["metrics"]
+                )
+            return sum(losses.values()), {
+                "input": seen["ResNet"][0][0],
+                "C": seen["ResNet"][1],
+                "P": seen["FPN"][1],
+                "rpn": seen["RPN"][1],
+                "head": seen["BoxHead"][1],
+                "stages": stages,
+                "losses": losses,
+                "metrics": updated["metrics"],
+            }
+
+        gradient, out = tiny.jit(jax.grad(run, has_aux=True))(trainable)
+        return jax.device_get(out | {"gradient": gradient})

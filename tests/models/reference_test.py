@@ -2,14 +2,12 @@
 
 import functools
 
-import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
 from jaxdet.data.resizing import original_boxes
-from tests.models import tiny
 from tests.models.reference import Reference
 
 DETECTRON2 = pytest.param("d2_resnet50", marks=pytest.mark.slow)
@@ -23,40 +21,7 @@ def reference(request, golden):
 
 @pytest.fixture(scope="module")
 def result(reference):
-    """What goes into the ResNet and comes out of each network, stages, losses, gradient: one pass through the model."""
-    batch, params = reference.batch(), flatten_dict(reference.variables["params"])
-    trainable = {path: params[path] for path in gradient_paths(reference).values()}
-
-    def run(trainable):
-        seen = {}
-
-        def keep(call, args, kwargs, context):
-            out = call(*args, **kwargs)
-            if context.method_name == "__call__":
-                seen.setdefault(type(context.module).__name__, (args, out))
-            return out
-
-        with nn.intercept_methods(keep):
-            (stages, losses), updated = reference.model.apply(
-                reference.merged(trainable), batch, jax.random.key(0), method="evaluate", mutable=["metrics"]
-            )
-        return sum(losses.values()), {
-            "input": seen["ResNet"][0][0],
-            "C": seen["ResNet"][1],
-            "P": seen["FPN"][1],
-            "rpn": seen["RPN"][1],
-            "head": seen["BoxHead"][1],
-            "stages": stages,
-            "losses": losses,
-            "metrics": updated["metrics"],
-        }
-
-    gradient, out = tiny.jit(jax.grad(run, has_aux=True))(trainable)
-    return jax.device_get(out | {"gradient": gradient})
-
-
-def gradient_paths(reference):
-    return {str(name): reference.paths[name][1:] for name in reference.values["train/grad_names"]}
+    return reference.everything()
 
 
 def assert_features(actual, expected):
@@ -159,7 +124,7 @@ def test_losses(reference, result):
 
 def test_gradients(reference, result):
     z, gradient = reference.values, result["gradient"]
-    params, paths = flatten_dict(reference.variables["params"]), gradient_paths(reference)
+    params, paths = flatten_dict(reference.variables["params"]), reference.gradient_paths()
     for name, norm, dot in zip(z["train/grad_names"], z["train/grad_norm"], z["train/grad_dot"], strict=True):
         ours, value = np.asarray(gradient[paths[name]], np.float64), params[paths[name]]
         np.testing.assert_allclose(np.linalg.norm(ours), norm, rtol=1e-3, err_msg=name)
