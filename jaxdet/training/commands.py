@@ -72,7 +72,7 @@ def _main(argv, run):
             FLAGS(
                 [word for word in rest if not OVERRIDE.match(word)]
             )  # refuses what is no flag, with the nearest
-            config = load_config(FLAGS.config) if FLAGS.config else _config_of_run()
+            config = _config_of_run() if FLAGS.config is None else load_config(FLAGS.config)
             override(config, rest[1:])
         except flags.Error as error:
             sys.exit(f"{command}: {error}; --helpshort and --helpfull list the flags")
