@@ -17,9 +17,14 @@ import numpy as np
 from jaxdet.data import images as pictures
 from jaxdet.data.annotations import Annotations, Columns, summary
 from jaxdet.data.coco import HOW_TO_GET_COCO, CocoSource, choose_categories
-from jaxdet.data.tfds_layout import CATEGORIES_FILE, FEATURES, OBJECT_FEATURES, category_list, coco_features
-
-# tensorflow_datasets takes half a second to import, so only the functions that need it do.
+from jaxdet.data.tfds_layout import (
+    CATEGORIES_FILE,
+    FEATURES,
+    OBJECT_FEATURES,
+    category_list,
+    coco_features,
+    import_tfds,
+)
 
 IMAGES_IN_A_SHARD = 1000
 
@@ -148,7 +153,7 @@ def build(images, annotations, output, split="train"):
     Raises:
       ValueError: the directory has that split already, or other categories; and what `CocoSource` raises.
     """
-    import tensorflow_datasets as tfds
+    tfds = import_tfds()
     from array_record.python import array_record_module
 
     output = os.fspath(output)
@@ -216,8 +221,7 @@ def _example(source, i, make_box):
 
 def _other_splits(output, split, categories):
     """SplitInfos that an existing data set in `output` keeps."""
-    import tensorflow_datasets as tfds
-
+    tfds = import_tfds()
     if not os.path.exists(os.path.join(output, "dataset_info.json")):
         return []
     builder = tfds.builder_from_directory(output)
@@ -232,8 +236,7 @@ def _other_splits(output, split, categories):
 
 def _open(directory, split):
     """Raw records of a split, the features that are read from them, and the label names."""
-    import tensorflow_datasets as tfds
-
+    tfds = import_tfds()
     if not os.path.exists(os.path.join(directory, "dataset_info.json")):
         raise FileNotFoundError(
             f"no prepared TFDS data set at {directory} (config keys data.train.directory, data.val.directory): it lacks "
@@ -291,8 +294,7 @@ def _check_classes(path):
 
 
 def _parse(records, features, position):
-    import tensorflow_datasets as tfds
-
+    tfds = import_tfds()
     return features.deserialize_example_np(records[position], decoders={"image": tfds.decode.SkipDecoding()})
 
 
@@ -337,7 +339,7 @@ def main():
     arguments = parser.parse_args()
     try:
         source = build(arguments.images, arguments.annotations, arguments.output, arguments.split)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         sys.exit(f"jaxdet.data.tfds: {error}")
     print(summary(source))
 
