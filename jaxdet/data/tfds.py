@@ -19,10 +19,15 @@ import numpy as np
 from jaxdet.data import images as pictures
 from jaxdet.data.annotations import Annotations, Columns, summary
 from jaxdet.data.coco import HOW_TO_GET_COCO, CocoSource, choose_categories
-from jaxdet.data.tfds_layout import CATEGORIES_FILE, FEATURES, OBJECT_FEATURES, category_list, coco_features
+from jaxdet.data.tfds_layout import (
+    CATEGORIES_FILE,
+    FEATURES,
+    OBJECT_FEATURES,
+    category_list,
+    coco_features,
+    import_tfds,
+)
 from jaxdet.data.types import Category, Record
-
-# tensorflow_datasets takes half a second to import, so only the functions that need it do.
 
 IMAGES_IN_A_SHARD = 1000
 
@@ -168,7 +173,7 @@ def build(
     Raises:
       ValueError: the directory has that split already, or other categories; and what `CocoSource` raises.
     """
-    import tensorflow_datasets as tfds
+    tfds = import_tfds()
     from array_record.python import array_record_module
 
     output = os.fspath(output)
@@ -236,8 +241,7 @@ def _example(source: CocoSource, i: int, make_box: Callable[..., Any]) -> dict[s
 
 def _other_splits(output: str, split: str, categories: Iterable[Category]) -> list[Any]:
     """SplitInfos that an existing data set in `output` keeps."""
-    import tensorflow_datasets as tfds
-
+    tfds = import_tfds()
     if not os.path.exists(os.path.join(output, "dataset_info.json")):
         return []
     builder = tfds.builder_from_directory(output)
@@ -252,8 +256,7 @@ def _other_splits(output: str, split: str, categories: Iterable[Category]) -> li
 
 def _open(directory: str, split: str) -> tuple[Any, Any, list[str]]:
     """Raw records of a split, the features that are read from them, and the label names."""
-    import tensorflow_datasets as tfds
-
+    tfds = import_tfds()
     if not os.path.exists(os.path.join(directory, "dataset_info.json")):
         raise FileNotFoundError(
             f"no prepared TFDS data set at {directory} (config keys data.train.directory, data.val.directory): it lacks "
@@ -311,8 +314,7 @@ def _check_classes(path: str) -> None:
 
 
 def _parse(records: Any, features: Any, position: int) -> dict[str, Any]:
-    import tensorflow_datasets as tfds
-
+    tfds = import_tfds()
     example: dict[str, Any] = features.deserialize_example_np(
         records[position], decoders={"image": tfds.decode.SkipDecoding()}
     )
@@ -360,7 +362,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         source = build(arguments.images, arguments.annotations, arguments.output, arguments.split)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         sys.exit(f"jaxdet.data.tfds: {error}")
     print(summary(source))
 

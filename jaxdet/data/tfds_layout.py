@@ -28,10 +28,19 @@ COCO_NAMES = tuple(name.strip() for name in _NAMES.split("|"))
 COCO_IDS = tuple(i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 
 
+def import_tfds() -> Any:
+    """The module tensorflow_datasets, which takes half a second to import: only what needs it does."""
+    try:
+        import tensorflow_datasets
+    except ModuleNotFoundError as error:
+        message = "TFDS data sets need tensorflow-datasets and array_record: pip install 'jaxdet[tfds]'"
+        raise ModuleNotFoundError(message, name=error.name) from error
+    return tensorflow_datasets
+
+
 def coco_features(names: list[str]) -> Any:
     """The features of TFDS's `coco/2017`, with these names as the labels."""
-    from tensorflow_datasets import features as kinds
-
+    kinds = import_tfds().features
     objects = {
         "area": np.int64,
         "bbox": kinds.BBoxFeature(),

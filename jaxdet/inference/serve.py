@@ -13,15 +13,20 @@ import signal
 import socket
 import time
 
-import prometheus_client
-import uvicorn
 from PIL import Image
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect
-from starlette.responses import HTMLResponse, JSONResponse, Response
-from starlette.routing import Route
+
+try:
+    import prometheus_client
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.formparsers import MultiPartException, MultiPartParser
+    from starlette.requests import ClientDisconnect
+    from starlette.responses import HTMLResponse, JSONResponse, Response
+    from starlette.routing import Route
+except ModuleNotFoundError as error:
+    message = "jaxdet serve needs starlette and uvicorn: pip install 'jaxdet[serve]'"
+    raise ModuleNotFoundError(message, name=error.name) from error
 
 import jaxdet
 from jaxdet.config.limits import Limits

@@ -4,9 +4,13 @@ import fractions
 import json
 import os
 
-import av
 import numpy as np
 import tqdm
+
+try:
+    import av
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("videos need av: pip install 'jaxdet[video]'", name=error.name) from error
 
 from jaxdet.inference.detector import as_json
 from jaxdet.inference.drawing import draw

@@ -95,7 +95,7 @@ def _main(argv, run):
                 run(config)
             except Exception as error:
                 leave_cluster(error)  # raises it where this process is the only one
-        except (OSError, ValueError, FloatingPointError) as error:
+        except (ImportError, OSError, ValueError, FloatingPointError) as error:
             sys.exit(f"{command}: {error}")
 
     for flag in FLAGS.flags_by_module_dict()[__name__]:
