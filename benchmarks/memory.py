@@ -16,6 +16,7 @@ import itertools
 import jax
 
 from jaxdet.config.command_line import load_config
+from jaxdet.data.pipeline import empty_batch
 from jaxdet.data.resizing import Resizing
 from jaxdet.models import FasterRCNN
 from jaxdet.runs.mesh import device_mesh, replicated
@@ -53,9 +54,17 @@ def main():
         state = jax.eval_shape(functools.partial(create_state, model, update, config))
         step = functools.partial(train_step, model=model, optimizer=update, config=config)
         mesh = device_mesh(devices=jax.devices()[:1])
-        sizes = [shape], batch, boxes, Resizing.of(config.data.train).dtype
-        options = remat_options(config)
-        compiled = compile_shapes("training", step, state, *sizes, mesh, replicated(mesh), options)[shape]
+        example = empty_batch(batch, shape, boxes, Resizing.of(config.data.train).dtype)
+        compiled = compile_shapes(
+            step,
+            state,
+            [example],
+            mesh,
+            purpose="training",
+            donate="state",
+            out_shardings=replicated(mesh),
+            options=remat_options(config),
+        )[shape]
         cost = compiled.cost_analysis()
         kept = [
             sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)) / MIB

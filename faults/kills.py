@@ -55,6 +55,8 @@ BULK = 2**20  # parameters; with momentum and average 12 MiB a checkpoint
 class StandIn(nn.Module):
     """A line through the mean colours with the detector's methods; its noise, too, is a function of the key."""
 
+    two_stage = True
+
     def setup(self):
         self.scale = self.param("resnet", lambda *_: {"stage5_scale": jnp.ones(3)})
         self.bulk = self.param("pyramid", nn.initializers.normal(1.0), (BULK,))

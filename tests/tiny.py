@@ -123,12 +123,13 @@ def shared_executables(config):
     compile_shapes, create_state = validation.compile_shapes, loop.create_state
     same = str((config.seed, config.model, config.optimizer, config.train.steps, config.train.accumulation))
 
-    def shared(purpose, function, first, shapes, batch_size, boxes, *more):
+    def shared(function, first, batches, mesh, *, purpose, **how):
         if purpose == "training" and int(first.step) == 0 and not config.init_from:
             _states[same] = jax.device_get(first)
-        key = purpose, shapes, batch_size, boxes, more[:2], same
+        arrays = [(array.shape, array.dtype) for batch in batches for array in batch.values()]
+        key = purpose, str(arrays), mesh, same
         if key not in _executables:
-            _executables[key] = compile_shapes(purpose, function, first, shapes, batch_size, boxes, *more)
+            _executables[key] = compile_shapes(function, first, batches, mesh, purpose=purpose, **how)
         return _executables[key]
 
     def shared_state(*arguments):

@@ -133,6 +133,10 @@ class Loader:
         """A batch of empty slots."""
         return empty_batch(batch_size, self.shapes[bucket], self.max_boxes, self.resizing.dtype)
 
+    def examples(self, batch_size: int) -> list[Batch]:
+        """An empty batch of each shape."""
+        return [self.empty_batch(batch_size, bucket) for bucket in range(len(self.shapes))]
+
     def _slot(self, slot: Slot | None, bucket: int, index: int, short_side: int, flip: bool) -> Slot:
         slot = slot or row_of(self.empty_batch(1, bucket), 0)
         if index < 0:
@@ -195,6 +199,10 @@ class TrainingBatches:
         self.loader = Loader(source, split, seed, max_boxes)
         self.shapes, self.seed, self.batch_size = self.loader.shapes, seed, batch_size
 
+    def examples(self, shards: int = 1) -> list[Batch]:
+        """An empty batch of each shape, as one host of `shards` reads it."""
+        return self.loader.examples(self.batch_size // shards)
+
     def plan(self, steps: int) -> tuple[Int[np.ndarray, " steps"], Int[np.ndarray, " steps"]]:
         """Bucket of each of the first `steps` steps and how many steps of that bucket came before: int [steps] each."""
         sizes = np.array([len(members) for members in self.loader.members])
@@ -245,6 +253,10 @@ class EvaluationBatches:
 
     def __len__(self) -> int:
         return len(self.slots) // self.batch_size
+
+    def examples(self, shards: int = 1) -> list[Batch]:
+        """An empty batch of each shape, as one host of `shards` reads it."""
+        return self.loader.examples(self.batch_size // shards)
 
     def image_ids(self) -> Int64[np.ndarray, "batches B"]:
         """Ids of the pictures of each batch, -1 for padding: int64 [batches, batch_size]."""

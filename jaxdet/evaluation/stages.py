@@ -19,6 +19,7 @@ def collect(batches, source):
     """
     sizes = dict(zip(source.image_ids.tolist(), source.sizes, strict=True))
     found = {"roi": [], "rpn": [], "proposals": {}}
+    categories = {"roi": source.categories, "rpn": rpn_categories(source.categories)}
     seen, unreadable = [], []
     for batch, stages in batches:
         stages = {name: value for name, value in stages._asdict().items() if value is not None}
@@ -37,11 +38,13 @@ def collect(batches, source):
                 if name == "proposals":
                     found["proposals"][image_id] = boxes, scores
                 else:
-                    categories = source.categories if name == "roi" else rpn_categories(source.categories)
-                    found[name] += to_results(image_id, boxes, scores, labels, categories)
-    if "roi" not in stages:
-        del found["roi"]
-    return found, seen, unreadable
+                    found[name] += to_results(image_id, boxes, scores, labels, categories[name])
+    return {name: found[name] for name in found if name in stages}, seen, unreadable
+
+
+def final(by_stage):
+    """What a model is judged by, of a dict {"roi", "rpn", ..}: its RoI head's, or the RPN's where there is no head."""
+    return by_stage.get("roi", by_stage["rpn"])
 
 
 def summarize(source, found, seen):
@@ -53,18 +56,20 @@ def summarize(source, found, seen):
         raise RuntimeError(
             f"evaluation saw {len(seen)} images where the split has {len(source)}: a bug in jaxdet"
         )
-    truth = source.ground_truth()
-    objects = as_objects(truth)
-    summary = {"roi": evaluate(truth, found["roi"])} if "roi" in found else {}
-    summary["rpn"] = evaluate(objects, found["rpn"])
-    summary["proposals"] = proposal_recall(objects, found["proposals"])
+    truth = {"roi": source.ground_truth()}
+    truth["rpn"] = as_objects(truth["roi"])
+    summary = {name: evaluate(truth[name], found[name]) for name in ("roi", "rpn") if name in found}
+    summary["proposals"] = proposal_recall(truth["rpn"], found["proposals"])
     return summary | {"images": len(seen)}
+
+
+def columns(results):
+    """The twelve numbers of each stage under its title, from the numbers of eval.json; `final` ones last."""
+    titles = {"rpn": "RPN alone", "roi": "with RoI head"}
+    return {title: results[name] for name, title in titles.items() if name in results}
 
 
 def results_table(results):
     """The twelve rows with a column for each stage, and the proposals' recall."""
-    columns = {"RPN alone": results["rpn"]}
-    if "roi" in results:
-        columns["with RoI head"] = results["roi"]
     recall = ", ".join(f"{name} {value:.3f}" for name, value in results["proposals"].items())
-    return f"{table(columns)}\nproposals: {recall}; {results['images']} images"
+    return f"{table(columns(results))}\nproposals: {recall}; {results['images']} images"

@@ -23,8 +23,6 @@ def load(directory, step=None):
             f"{workdir.categories_file} names {len(categories)} categories, but model.num_classes in "
             f"{workdir.config_file.name} is {config.model.num_classes}"
         )
-    if config.model.roi_head is None:
-        categories = rpn_categories(categories)
     return Detector(config, workdir.variables(step), categories)
 
 
@@ -39,8 +37,9 @@ class Detector:
 
     def __init__(self, config, variables, categories):
         check_detects(variables)
-        self.config, self.variables, self.categories = config, variables, tuple(categories)
+        self.config, self.variables = config, variables
         self.model = model = FasterRCNN(**config.model)
+        self.categories = tuple(categories if model.two_stage else rpn_categories(categories))
         # compiles once for landscape and once for portrait pictures
         self.detect = jax.jit(lambda variables, *image: model.apply(variables, *image, method="detect"))
         self.resizing = Resizing.of(config.data.val)

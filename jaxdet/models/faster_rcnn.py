@@ -42,6 +42,11 @@ class Stages(NamedTuple):
     rpn: Detections
     roi: Detections | None
 
+    @property
+    def final(self):
+        """Detections of the model as a whole."""
+        return self.rpn if self.roi is None else self.roi
+
 
 class FasterRCNN(nn.Module):
     """`FasterRCNN(**config.model)`; every field is a key of that part of the config.
@@ -71,12 +76,17 @@ class FasterRCNN(nn.Module):
                 setattr(self, name, value.to_dict())
         super().__post_init__()
 
+    @property
+    def two_stage(self):
+        """Whether there is a box head; without one the RPN alone is the detector and tells no classes apart."""
+        return self.roi_head is not None
+
     def setup(self):
         dtype = jnp.dtype(self.dtype)
         self.resnet = ResNet(**self.backbone, dtype=dtype)
         self.pyramid = FPN(**self.fpn, dtype=dtype)
         self.rpn_head = RPN(**self.rpn, dtype=dtype)
-        if self.roi_head is not None:
+        if self.two_stage:
             self.box_head = BoxHead(self.num_classes, **self.roi_head, dtype=dtype)
 
     def features(self, images, image_sizes):
@@ -100,8 +110,7 @@ class FasterRCNN(nn.Module):
 
     def detect(self, images, image_sizes):
         """Images [B, H, W, 3] uint8 or float 0..255, image_sizes [B, 2] height, width before padding -> Detections."""
-        stages = self.detect_stages(images, image_sizes)
-        return stages.rpn if stages.roi is None else stages.roi
+        return self.detect_stages(images, image_sizes).final
 
     def detect_stages(self, images, image_sizes):
         """As `detect`, with what the RPN alone would have said, and its proposals -> Stages."""
@@ -128,7 +137,7 @@ class FasterRCNN(nn.Module):
         sampled_logits, sampled_deltas = self.rpn_head(pyramid, sampled.index)
         rpn, counts = self.rpn_head.losses(sampled_logits, sampled_deltas, anchors, sampled, images)
         losses = {"rpn_objectness": rpn.objectness, "rpn_box": rpn.box}
-        if self.roi_head is not None:
+        if self.two_stage:
             boxes, _, valid = self.rpn_head.propose(logits, deltas, anchors, batch["image_sizes"], train=True)
             boxes, labels, gt_boxes, valid = self.box_head.sample(boxes, valid, batch, keys[:, 1])
             class_logits, box_deltas = self.box_head(pyramid, boxes)
@@ -148,7 +157,7 @@ class FasterRCNN(nn.Module):
         final = functools.partial(each_image, lambda *image: final_stage(*image, **self.test))
         proposals = Detections(boxes, scores, jnp.zeros_like(valid, jnp.int32), valid)
         rpn = final(boxes[:, :, None], scores[..., None], valid, image_sizes)
-        if self.roi_head is None:
+        if not self.two_stage:
             return Stages(proposals, rpn, None)
         class_logits, box_deltas = self.box_head(pyramid, boxes)
         class_scores, class_boxes = self.box_head.decode(class_logits, box_deltas, boxes)

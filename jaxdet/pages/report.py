@@ -4,6 +4,7 @@ import os
 
 from jaxdet.config.command_line import override
 from jaxdet.evaluation.categories import as_objects
+from jaxdet.evaluation.stages import final
 from jaxdet.pages import gallery, report_page
 from jaxdet.pages.anchors import anchor_statistics
 from jaxdet.pages.page import check_folder
@@ -42,20 +43,19 @@ def write_report(workdir, other=None, output=None, overrides=(), choice=report_p
     runs = []
     for its_workdir, its_config in compared:
         try:
-            source, validation, results = evaluate_split(its_config, its_workdir)
+            validation, found = evaluate_split(its_config, its_workdir)
         except FileNotFoundError as error:
             if _lacks_data(its_config):
                 raise FileNotFoundError(f"{error}\n{_where(its_workdir)}") from error
             raise
         name = str(its_workdir)
-        print(f"{name}: AP {results.get('roi', results['rpn'])['AP']:.3f} on {len(source)} pictures")
-        truth, found = source.ground_truth(), validation.found
-        if "roi" not in found:
+        source = validation.source
+        print(f"{name}: AP {final(found.results)['AP']:.3f} on {len(source)} pictures")
+        truth = source.ground_truth()
+        if not validation.model.two_stage:
             truth = as_objects(truth)
-        detections = found.get("roi", found["rpn"])
-        runs.append(
-            report_page.Run(name, results, truth, detections, found["proposals"], its_workdir.metrics())
-        )
+        log = its_workdir.metrics()
+        runs.append(report_page.Run(name, found.results, truth, found.detections, found.proposals, log))
     places = {int(image_id): i for i, image_id in enumerate(source.image_ids)}
     return report_page.write(
         output,

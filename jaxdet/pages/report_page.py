@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxdet.evaluation import curves
 from jaxdet.evaluation.errors import analyse
+from jaxdet.evaluation.stages import columns
 from jaxdet.pages import gallery, plots
 from jaxdet.pages.page import fresh_folder, render
 from jaxdet.runs.files import write_whole
@@ -187,9 +188,7 @@ def _view(folder, letter, run, errors, read_image):
     """What the page says about one run."""
     counted = errors.kinds != "ignored"
     scores = np.array([row["score"] for row in run.detections], float)[counted]
-    stages = [("RPN alone", run.results["rpn"])]
-    if "roi" in run.results:
-        stages.append(("with RoI head", run.results["roi"]))
+    stages = list(columns(run.results).items())
     prefix = f"{letter}: " if letter else ""
     best, alone = stages[-1], stages[0][1]["AP"]
     figures = [

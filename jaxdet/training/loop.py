@@ -4,6 +4,7 @@ Starting on a workdir (runs/workdir.py) that has a checkpoint resumes from it; s
 (config, seed, step) alone, the numbers are those of a run that was never stopped.
 """
 
+import collections
 import contextlib
 import functools
 import sys
@@ -14,7 +15,7 @@ import jax
 from jaxdet.config.checks import check_config
 from jaxdet.data import pipeline
 from jaxdet.data.coco import summary
-from jaxdet.evaluation.stages import results_table
+from jaxdet.evaluation.stages import final, results_table
 from jaxdet.models import FasterRCNN
 from jaxdet.runs.checkpoint import Checkpoints
 from jaxdet.runs.files import only_one
@@ -124,10 +125,15 @@ def _train(config, workdir, held):
 
     # ---- every training shape compiled before the first step; evaluation compiles when it first runs -----------------
     step = functools.partial(train_step, model=model, optimizer=update, config=config)
-    size, dtype = config.train.batch_size, batches.loader.resizing.dtype
-    sharded, options = (shardings, replicated(mesh)), remat_options(config)
     steps = compile_shapes(
-        "training", step, state, batches.shapes, size, boxes, dtype, mesh, sharded, options
+        step,
+        state,
+        batches.examples(jax.process_count()),
+        mesh,
+        purpose="training",
+        donate="state",
+        out_shardings=(shardings, replicated(mesh)),
+        options=remat_options(config),
     )
     validation = Validation(config, model, val_source, boxes, mesh)
 
@@ -137,19 +143,19 @@ def _train(config, workdir, held):
     read = batches.read(
         start, config.train.steps, config.data.workers, jax.process_index(), jax.process_count()
     )
-    pending, lost = None, set()
+    running, lost = collections.deque(), set()  # steps whose metrics nobody has looked at; images
     preempted = Preemption()
 
     def evaluate(number):
         """Evaluates the state as it is, saved before, and ends the run where SIGTERM comes first; it is then owed."""
         try:
-            results, losses = validation(state.variables(averaged=True), preempted)
+            found = validation(state.variables(averaged=True), preempted)
         except Interrupted:
             stop(number)
-        validation.found = None  # of thousands of pictures; nobody looks at it here
-        log.write(number, flat_results(results) | {f"val/{name}": v for name, v in losses.items()})
-        progress.bar.write(f"step {number}\n{results_table(results)}")
-        checkpoints.record(number, results.get("roi", results["rpn"])["AP"])
+        losses = {f"val/{name}": value for name, value in found.losses.items()}
+        log.write(number, flat_results(found.results) | losses)
+        progress.bar.write(f"step {number}\n{results_table(found.results)}")
+        checkpoints.record(number, final(found.results)["AP"])
 
     def stop(number):
         print(f"stopped on SIGTERM with step {number} saved; start again to go on")
@@ -161,13 +167,15 @@ def _train(config, workdir, held):
 
     watch = Watch(config.train.nonfinite, batches, note_skipped)
 
-    def check_finite(number, metrics, batch):
-        run = steps[batch["images"].shape[1:3]]
-        return watch(
-            number,
-            metrics,
-            lambda ids: culprits(run, number, state, batch, ids, lambda b: put_batch(b, mesh)),
-        )
+    def finish(ahead=0):
+        """Waits for all steps but the last `ahead`, checks that each is finite; returns the metrics of the last one."""
+        metrics = None
+        while len(running) > ahead:
+            number, metrics, batch = running.popleft()
+            run = steps[batch["images"].shape[1:3]]
+            search = functools.partial(culprits, run, number, state, batch, put=lambda b: put_batch(b, mesh))
+            metrics = watch(number, metrics, search)
+        return metrics
 
     try:
         if owed:
@@ -185,21 +193,20 @@ def _train(config, workdir, held):
                     file=sys.stdout if is_first() else sys.stderr,  # where every process may speak
                 )
             state, metrics = steps[batch["images"].shape[1:3]](state, put_batch(batch, mesh))
-            # the device works on this step while the host looks at the one before
-            if pending:
-                check_finite(*pending)
-            pending = number, metrics, batch
+            running.append((number, metrics, batch))
+            finish(ahead=1)  # the device works on this step while the host looks at the one before
             progress.lap(waited)
 
             evaluates, stops = evaluates_at(number, config), preempted()
             saves = evaluates or number % config.train.checkpoint_every == 0
-            if number % config.train.log_every == 0 or saves:
-                metrics = check_finite(*pending)
+            logs = saves or number % config.train.log_every == 0
+            if logs or stops:
+                metrics = finish()
+            if logs:
                 times = {"step_time": progress.step_time, "data_time": progress.data_time}
                 log.write(number, metrics | times)
                 progress.show(metrics)
             if saves or stops:
-                check_finite(*pending)
                 checkpoints.save(number, state)
             if stops:
                 stop(number)
@@ -229,6 +236,9 @@ def evaluates_at(number, config):
 
 def flat_results(results):
     """{"val/AP": .., "val/rpn_AP": .., ..} of an evaluation."""
-    flat = {f"val/{name}": value for name, value in results.get("roi", {}).items()}
-    flat |= {f"val/rpn_{name}": value for name, value in results["rpn"].items()}
-    return flat | {f"val/proposals_{name}": value for name, value in results["proposals"].items()}
+    prefixes = {"roi": "val/", "rpn": "val/rpn_", "proposals": "val/proposals_"}
+    return {
+        prefix + name: value
+        for stage, prefix in prefixes.items()
+        for name, value in results.get(stage, {}).items()
+    }

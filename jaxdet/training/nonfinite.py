@@ -19,18 +19,17 @@ class Watch:
         note: is told of every step that is skipped, (number, words, image ids, those that do it alone).
         """
         self.policy, self.batches, self.note = policy, batches, note
-        self.last, self.skipped, self.in_a_row = 0, 0, 0
+        self.skipped, self.in_a_row = 0, 0
 
     def __call__(self, number, metrics, search):
-        """Metrics of step `number` as floats; a step may be looked at twice.
+        """Metrics of step `number` as floats; each step is looked at once, in order.
 
         search: function of the image ids that finds those that do it alone, see `culprits`. Raises FloatingPointError,
         naming step and images, where the step is not finite and the policy is to stop, or MOST_IN_A_ROW were skipped.
         """
         metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        finite, again, self.last = metrics.pop("finite"), number == self.last, number
-        if finite or again:
-            self.in_a_row *= not finite
+        if metrics.pop("finite"):
+            self.in_a_row = 0
             return metrics
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         ids = self.batches.image_ids(number - 1)

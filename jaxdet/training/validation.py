@@ -2,6 +2,7 @@
 
 import functools
 import time
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -25,24 +26,25 @@ def evaluate_run(config, workdir, pictures=0):
     eval.json. Raises ValueError or FileNotFoundError where config, data and workdir do not go together.
     """
     workdir = Workdir(workdir)
-    source, validation, results = evaluate_split(config, workdir)
+    validation, found = evaluate_split(config, workdir)
+    results, source = found.results, validation.source
     wait_for_all("evaluated")
     if not is_first():
         return results
     print(evaluation.results_table(results))
     print(f"compiled {len(validation.compiled)} shapes for evaluation")
-    detections = validation.found.get("roi", validation.found["rpn"])
-    workdir.write_results(results, detections)
+    workdir.write_results(results, found.detections)
     print(f"numbers in {workdir.results_file}, detections in {workdir.detections_file}")
     if pictures:
-        with_head = "roi" in validation.found
-        categories = source.categories if with_head else evaluation.rpn_categories(source.categories)
-        print(f"pictures in {draw_pictures(workdir.pictures, source, detections, categories, pictures)}")
+        two_stage = validation.model.two_stage
+        categories = source.categories if two_stage else evaluation.rpn_categories(source.categories)
+        sheet = draw_pictures(workdir.pictures, source, found.detections, categories, pictures)
+        print(f"pictures in {sheet}")
     return results
 
 
 def evaluate_split(config, workdir):
-    """The best checkpoint of a workdir over `config.data.val`: the source, its Validation (with `.found`), the results.
+    """The best checkpoint of a workdir over `config.data.val`: the Validation and the Evaluation that it returned.
 
     Raises ValueError or FileNotFoundError where config, data and workdir do not go together.
     """
@@ -56,8 +58,7 @@ def evaluate_split(config, workdir):
     check_detects(variables)
     variables = jax.device_put(variables, replicated(mesh))
     validation = Validation(config, FasterRCNN(**config.model), source, pipeline.max_boxes(source), mesh)
-    results, _ = validation(variables)
-    return source, validation, results
+    return validation, validation(variables)
 
 
 def draw_pictures(folder, source, detections, categories, count):
@@ -95,21 +96,34 @@ def draw_pictures(folder, source, detections, categories, count):
     return folder / "all.png"
 
 
+class Evaluation(NamedTuple):
+    """What an evaluation found.
+
+    results: the numbers of eval.json. detections: COCO results of the RoI head or, where there is none, of the RPN.
+    proposals: {image id: (boxes x1 y1 x2 y2, scores)}. losses: {name: mean over the images}, with their sum as "loss".
+    """
+
+    results: dict
+    detections: list
+    proposals: dict
+    losses: dict
+
+
 class Interrupted(Exception):
     """An evaluation was told to end before it was through."""
 
 
 class Validation:
-    """Losses and COCO numbers over the whole validation split; compiled once a shape, on first use.
+    """`validation(variables)` -> Evaluation over the whole validation split; compiled once a shape, on first use.
 
-    Called with variables and `interrupted()`, asked before each batch: where it says yes, Interrupted is raised.
+    `interrupted()` is asked before each batch: where it says yes, Interrupted is raised.
     """
 
     def __init__(self, config, model, source, boxes, mesh):
         size = config.evaluation.batch_size
         size = -(-size // mesh.size) * mesh.size
         self.batches = pipeline.EvaluationBatches(source, config.data.val, size, boxes)
-        self.config, self.model, self.source, self.boxes, self.mesh = config, model, source, boxes, mesh
+        self.config, self.model, self.source, self.mesh = config, model, source, mesh
         self.compiled = {}
 
     def __call__(self, variables, interrupted=lambda: False):
@@ -117,19 +131,16 @@ class Validation:
             evaluate = functools.partial(self.model.apply, method="evaluate")
             key = jax.random.key(self.config.seed)
             self.compiled = compile_shapes(
-                "evaluation",
                 lambda variables, batch: (
                     *evaluate(variables, batch, key),
                     batch["image_sizes"],
                     batch["scales"],
                 ),
                 variables,
-                self.batches.shapes,
-                self.batches.batch_size,
-                self.boxes,
-                self.batches.loader.resizing.dtype,
+                self.batches.examples(jax.process_count()),
                 self.mesh,
-                replicated(self.mesh),  # every process then has what all of them found
+                purpose="evaluation",
+                out_shardings=replicated(self.mesh),  # every process then has what all of them found
             )
         losses = []
 
@@ -158,23 +169,21 @@ class Validation:
         means = {
             name: sum(count * float(part[name]) for count, part in losses) / images for name in losses[0][1]
         }
-        self.found = found
-        return evaluation.summarize(self.source, found, seen), means | {"loss": sum(means.values())}
+        results = evaluation.summarize(self.source, found, seen)
+        losses = means | {"loss": sum(means.values())}
+        return Evaluation(results, evaluation.final(found), found["proposals"], losses)
 
 
-def compile_shapes(
-    purpose, function, first, shapes, batch_size, boxes, dtype, mesh, out_shardings, options=None
-):
-    """One executable a batch shape: {(H, W): compiled(first, batch)}. They can never compile again.
+def compile_shapes(function, first, batches, mesh, *, purpose, out_shardings, donate=(), options=None):
+    """One executable for each shape of batch: {(H, W): compiled(first, batch)}. They can never compile again.
 
-    options: of the compiler, see remat_options.
+    batches: one of each shape, this process's part of it (NumPy). purpose: a word for the line that is printed.
+    donate: name of the argument of `function` whose buffers a call takes over. options: of the compiler, see remat_options.
     """
-    compiled, local = {}, batch_size // jax.process_count()
-    for shape in shapes:
-        started = time.perf_counter()
-        example = put_batch(pipeline.empty_batch(local, shape, boxes, dtype), mesh)
-        donate = (0,) if purpose == "training" else ()
-        jitted = jax.jit(function, donate_argnums=donate, out_shardings=out_shardings)
+    jitted, compiled = jax.jit(function, donate_argnames=donate, out_shardings=out_shardings), {}
+    for batch in batches:
+        started, shape = time.perf_counter(), batch["images"].shape[1:3]
+        example = put_batch(batch, mesh)
         with jax.set_mesh(mesh):
             compiled[shape] = jitted.lower(first, example).compile(options)
         print(f"compiled {purpose} for {shape[0]}x{shape[1]} in {time.perf_counter() - started:.1f} s")

@@ -61,6 +61,8 @@ def test_perfect_detections_score_one(split):
     for stage in ("roi", "rpn"):
         assert results[stage]["AP"] == pytest.approx(1) and results[stage]["AR100"] == pytest.approx(1)
     assert results["proposals"] == {"AR@100": pytest.approx(1), "AR@1000": pytest.approx(1)}
+    assert stages.final(results) is results["roi"] and stages.final(found) is found["roi"]
+    assert stages.columns(results) == {"RPN alone": results["rpn"], "with RoI head": results["roi"]}
 
 
 def test_detections_have_the_data_sets_ids_and_pixels(split):
@@ -94,6 +96,8 @@ def test_without_a_box_head_there_is_no_column_for_it(split):
     source, (found, seen, _) = collect(split, ("person",), roi_head=False)
     results = stages.summarize(source, found, seen)
     assert list(results) == ["rpn", "proposals", "images"]
+    assert stages.final(results) is results["rpn"] and stages.final(found) is found["rpn"]
+    assert stages.columns(results) == {"RPN alone": results["rpn"]}
     table = stages.results_table(results)
     assert "RPN alone" in table and "with RoI head" not in table
     assert "proposals: AR@100 1.000, AR@1000 1.000; 5 images" in table

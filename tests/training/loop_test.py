@@ -224,6 +224,36 @@ def test_a_workdir_of_another_model_is_refused_and_left_alone(tiny_run, copied_r
     assert times() == before
 
 
+def test_the_device_has_the_next_step_while_a_step_is_looked_at(tiny_run, tmp_path):
+    """Each step once, and in its order; a step that is saved before anything comes after it."""
+    config, events = tiny_run.config.copy_and_resolve_references(), []
+    config.train.log_every = 100
+    look = loop.Watch.__call__
+
+    def compile_shapes(*arguments, **how):
+        def noting(executable):
+            def run(state, batch):
+                events.append(f"run {int(state.step) + 1}")
+                return executable(state, batch)
+
+            return run
+
+        return {shape: noting(executable) for shape, executable in shared(*arguments, **how).items()}
+
+    def looking(watch, number, *more):
+        events.append(f"look at {number}")
+        return look(watch, number, *more)
+
+    with tiny.shared_executables(config), mock.patch.object(loop.Watch, "__call__", looking):
+        shared = loop.compile_shapes
+        with mock.patch.object(loop, "compile_shapes", compile_shapes):
+            loop.train(config, tmp_path)
+    assert events == [  # saved are 2, 3, 4 and 6
+        *("run 1", "run 2", "look at 1", "look at 2", "run 3", "look at 3", "run 4", "look at 4"),
+        *("run 5", "run 6", "look at 5", "look at 6"),
+    ]
+
+
 # ---- what goes wrong ------------------------------------------------------------------------------------------------
 
 
@@ -231,7 +261,7 @@ def poisoned_at(step):
     """Patch of the executables: at `step` the parameters are NaN."""
     shared = loop.compile_shapes
 
-    def compile_shapes(*arguments):
+    def compile_shapes(*arguments, **how):
         def poison(executable):
             def run(state, batch):
                 if int(state.step) == step - 1:
@@ -240,7 +270,7 @@ def poisoned_at(step):
 
             return run
 
-        return {shape: poison(executable) for shape, executable in shared(*arguments).items()}
+        return {shape: poison(executable) for shape, executable in shared(*arguments, **how).items()}
 
     return mock.patch.object(loop, "compile_shapes", compile_shapes)
 
