@@ -19,10 +19,11 @@ import tempfile
 PRESENT = ("jax==0.11.2", "flax", "optax", "orbax-checkpoint", "pillow")
 WANTED = (
     "grain",
+    "beartype",
     "httpx",
     "hypothesis",
+    "jaxtyping",
     "ml_collections",
-    "pycocotools",
     "pytest",
     "python-multipart",
     "safetensors",

@@ -19,6 +19,7 @@ CASES = {
     "3x3 wide": ((2, 6, 7, 64), (3, 3, 64, 128), 1, None),
     "3x3 wide, stride 2": ((1, 9, 12, 128), (3, 3, 128, 128), 2, None),
     "3x3 wide, stride 2, even": ((2, 8, 6, 96), (3, 3, 96, 96), 2, None),
+    "3x3 windows": ((7, 3, 3, 5), (3, 3, 5, 6), 1, 0),
     "1x1": ((2, 5, 7, 12), (1, 1, 12, 9), 1, None),
     "1x1, stride 2, odd": ((2, 9, 7, 12), (1, 1, 12, 20), 2, None),
     "1x1, stride 2, even": ((2, 8, 6, 12), (1, 1, 12, 20), 2, None),
@@ -104,7 +105,9 @@ def test_equals_the_loop_over_taps_and_lax(case):
         np.testing.assert_allclose(actual, reference, rtol=0, atol=1e-5 * largest)
 
 
-@pytest.mark.parametrize("case", ["3x3", "3x3, in strips", "3x3 wide, stride 2, even", "1x1, stride 2, odd"])
+@pytest.mark.parametrize(
+    "case", ["3x3", "3x3, in strips", "3x3 wide, stride 2, even", "3x3 windows", "1x1, stride 2, odd"]
+)
 def test_bfloat16_is_summed_in_float32(case):
     x, kernel, stride, padding = draw(case)
     x, kernel = jnp.asarray(x, jnp.bfloat16), jnp.asarray(kernel, jnp.bfloat16)
