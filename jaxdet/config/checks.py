@@ -136,7 +136,7 @@ def check_same_model(before, now, workdir):
     changed = changes({"model": before.model.to_dict()}, {"model": now.model.to_dict()})
     lines = [f"  config.{key}: {change}" for key, change in changed.items() if not key.startswith(FREE)]
     if lines:
-        raise ValueError(f"{workdir} holds another model; take another workdir or undo\n" + "\n".join(lines))
+        raise ValueError(f"{workdir} holds another model; use another workdir or undo\n" + "\n".join(lines))
 
 
 def check_same_state(before, now, workdir):
@@ -148,5 +148,5 @@ def check_same_state(before, now, workdir):
     lines += [ema] * (bool(before.optimizer.ema) != bool(now.optimizer.ema))
     if lines:
         raise ValueError(
-            f"the checkpoints of {workdir} do not fit; take another workdir or undo\n  " + "\n  ".join(lines)
+            f"the checkpoints of {workdir} do not fit; use another workdir or undo\n  " + "\n  ".join(lines)
         )

@@ -15,8 +15,8 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 from jaxdet.runs.files import write_whole
 from jaxdet.runs.mesh import device_mesh, is_first, replicated, wait_for_all
 
-# Where a checkpoint goes that is no longer kept, by a rename: a process that dies while it removes one file after the other
-# leaves no half of it under its name.
+# A checkpoint that is no longer kept is first renamed into this folder, then removed. If the process dies in between, no
+# half of a checkpoint is left under its own name.
 DELETED = "deleted"
 
 
@@ -43,29 +43,30 @@ class Checkpoints:
         handler = ocp.StandardCheckpointHandler()
         self.folder = folder
         self.manager = ocp.CheckpointManager(folder, options=options, item_handlers=handler)
-        # of several processes it would ask on every save, with the step, the service that training.preemption counts with
+        # With several processes, Orbax would ask JAX's preemption service at every save, by the step. training.preemption
+        # asks the same service by a count of its own.
         self.manager.reached_preemption = lambda step: False
         if not read_only:
             self._remove_deleted()
 
     def latest_step(self):
-        """Step of the newest checkpoint, None without one."""
+        """Step of the newest checkpoint; None without a checkpoint."""
         return self.manager.latest_step()
 
     def best_step(self):
-        """Step of the checkpoint with the highest AP, the newest where none was evaluated, None without one."""
+        """Step of the checkpoint with the highest AP; the newest if none was evaluated; None without a checkpoint."""
         best = self.manager.best_step()
         return self.latest_step() if best is None else best
 
     def is_evaluated(self, step):
-        """Whether the checkpoint of `step` knows its AP."""
+        """Whether the AP of the checkpoint of `step` is recorded."""
         return self.manager.metrics(step) is not None
 
     def save(self, step, state):
         """Writes the state at `step`; returns when it is whole on disk.
 
-        Raises OSError, saying what is left, where it cannot be written, as on a full disk: the checkpoints from before
-        are as they were.
+        Raises OSError if it cannot be written, for example on a full disk. The message says what is left; earlier
+        checkpoints stay as they are.
         """
         before = self.latest_step()
         try:
@@ -78,12 +79,12 @@ class Checkpoints:
             left = "none was saved before" if before is None else f"that of step {before} is whole"
             reason = str(error).strip().split("\n")[0][:300]
             raise OSError(
-                f"the checkpoint of step {step} ({size:.0f} MiB) cannot be written to {self.folder}, where {free:.0f} MiB "
-                f"are free; {left}. Make room and start again.\n{type(error).__name__}: {reason}"
+                f"the checkpoint of step {step} ({size:.0f} MiB) cannot be written to {self.folder}, where "
+                f"{free:.0f} MiB are free; {left}. Make room and start again.\n{type(error).__name__}: {reason}"
             ) from error
 
     def record(self, step, average_precision):
-        """Adds the AP of its evaluation to the checkpoint of `step`, in the file where Orbax keeps what it saves by."""
+        """Adds the AP to the checkpoint of `step`, in the file from which Orbax chooses what to keep."""
         if is_first():
             folder = self.folder / str(step) / "metrics"
             folder.mkdir(exist_ok=True)
@@ -94,14 +95,14 @@ class Checkpoints:
     def restore(self, step, like):
         """The state of `step`, with the structure, shapes and shardings of `like` (arrays or ShapeDtypeStructs).
 
-        Raises FileNotFoundError where there is none, OSError where it is damaged.
+        Raises FileNotFoundError if there is none, OSError if it is damaged.
         """
         return self._restore(step, lambda: jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
 
     def restore_arrays(self, step):
         """The state of `step` as nested dicts of arrays, however it was saved.
 
-        On the first device, or whole on every device where there are several processes. Raises as `restore`.
+        On the first device; with several processes, whole on every device. Raises as `restore`.
         """
         several = jax.process_count() > 1
         device = replicated(device_mesh()) if several else jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -116,7 +117,7 @@ class Checkpoints:
         try:
             return self.manager.restore(step, args=ocp.args.StandardRestore(like()))
         except Exception as error:  # of Orbax, TensorStore or the system
-            self.manager.reload()  # a training may have saved and removed some since
+            self.manager.reload()  # a training may have saved and removed some in the meantime
             path, steps = self.folder / str(step), sorted(self.manager.all_steps())
             if step not in steps:
                 raise FileNotFoundError(
@@ -140,15 +141,16 @@ class Checkpoints:
 
 
 def _check_metrics(folder):
-    """Raises ValueError that names a file of APs that is damaged; Orbax reads them all and names none."""
+    """Raises ValueError that names a damaged file of APs. Orbax reads all of them but would not name it."""
     for path in folder.glob("*/metrics/metrics"):
         try:
             float(json.loads(path.read_text())["AP"])
-        except FileNotFoundError:  # removed by a training since
+        except FileNotFoundError:  # a training has removed it in the meantime
             continue
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{path} is damaged ({error}); without the folder {path.parent} the checkpoint counts as not evaluated"
+                f"{path} is damaged ({error}); without the folder {path.parent} the checkpoint counts as "
+                "not evaluated"
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""Files of a workdir: whole or not there, and one training at a time."""
+"""Writing files so that a crash leaves no half of one, and a lock for one training at a time."""
 
 import contextlib
 import errno
@@ -10,9 +10,9 @@ import time
 
 
 def write_whole(path, text):
-    """Writes a text file so that a crash in between leaves the older one, or none. Raises OSError that names it.
+    """Writes a text file. A crash in between leaves the old file, or none. Raises OSError that names the file.
 
-    What UTF-8 cannot hold, half surrogates out of file names and JSON, becomes an escape.
+    Half surrogates from file names and JSON, which UTF-8 cannot hold, are escaped.
     """
     path = pathlib.Path(path)
     partial = path.with_name(path.name + ".partial")
@@ -20,7 +20,7 @@ def write_whole(path, text):
         with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())  # or a power cut could leave the new name and no content
+            os.fsync(file.fileno())  # otherwise a power cut could leave the new name without content
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
@@ -28,7 +28,7 @@ def write_whole(path, text):
 
 
 def append_line(path, text):
-    """Adds a line to a text file, at once and unbuffered: a kill later loses nothing. Raises OSError that names the file."""
+    """Adds a line to a text file, unbuffered, so that a kill loses nothing. Raises OSError that names the file."""
     try:
         with path.open("ab", buffering=0) as file:
             file.write(f"{text}\n".encode())
@@ -38,10 +38,10 @@ def append_line(path, text):
 
 @contextlib.contextmanager
 def only_one(path, active=True):
-    """Holds a lock file, so that no second training writes into its folder; the system frees it with this process.
+    """Holds a lock file, so that no second training writes into its folder. The system frees it with this process.
 
-    Without `active` nothing is held: of several processes of one run the first does it. Raises ValueError that says who
-    holds it. Where the file system has no locks it says so and goes on.
+    Without `active` it does nothing; in a run of several processes, only the first holds the lock. Raises ValueError that
+    says who holds it. On a file system without locks, it prints this and continues.
     """
     if not active:
         yield
@@ -52,13 +52,14 @@ def only_one(path, active=True):
         except BlockingIOError:
             file.seek(0)
             raise ValueError(
-                f"{path.parent} is in use by {file.read().strip() or 'another process'}; let it end, or take another workdir"
+                f"{path.parent} is in use by {file.read().strip() or 'another process'}; "
+                "let it end, or use another workdir"
             ) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise
             print(
-                f"{path.parent} lies on a file system without locks: see to it that one training writes there"
+                f"{path.parent} is on a file system without locks: make sure that only one training writes there"
             )
         file.truncate(0)
         file.write(

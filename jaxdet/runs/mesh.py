@@ -1,7 +1,7 @@
-"""Processes and devices: who takes part, and where arrays live.
+"""Processes and devices: which take part, and where arrays are stored.
 
-A mesh has two axes. Batches are split over both. Parameters and optimiser state stand whole on every device, or are split
-over the axis `model`, which is as long as `train.shard_parameters`.
+A mesh has two axes. Batches are split over both. Parameters and optimizer state are whole on every device, or split over
+the axis `model`, whose length is `train.shard_parameters`.
 """
 
 import os
@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 DEVICE_KEYS = ("images", "image_sizes", "gt_boxes", "gt_labels", "gt_valid", "image_ids", "scales")
-# How launchers tell a process that it is one of several: TPU pods, SLURM, Open MPI
+# Variables by which launchers tell a process that it is one of several: TPU pods, SLURM, Open MPI
 CLUSTERS = {
     "TPU_WORKER_HOSTNAMES": lambda hosts: "," in hosts,
     "SLURM_STEP_NUM_TASKS": lambda tasks: int(tasks) > 1,
@@ -24,11 +24,11 @@ CLUSTERS = {
 
 
 def join_cluster(distributed=False, coordinator=None, processes=None, process=None, heartbeat_seconds=100):
-    """Makes this process one of several, where a launcher or the arguments say so. Before any device is touched.
+    """Makes this process one of several, if a launcher or the arguments say so. Call it before any device is used.
 
-    distributed: ask JAX to find out everything by itself. coordinator: HOST:PORT of process 0, with the number of
-    processes and which of them this is. heartbeat_seconds: a process that was silent for so long is taken for dead, and
-    the others end. All processes but the first print nothing. Raises ValueError where one of the three is missing.
+    distributed: let JAX find out everything by itself. coordinator: HOST:PORT of process 0, together with the number of
+    processes and the index of this one. heartbeat_seconds: a process that is silent for this long counts as dead, and the
+    others end. Only the first process prints. Raises ValueError if one of the three is missing.
     """
     given = (coordinator, processes, process)
     if any(value is not None for value in given):
@@ -44,46 +44,44 @@ def join_cluster(distributed=False, coordinator=None, processes=None, process=No
     else:
         return
     if not is_first():
-        sys.stdout = pathlib.Path(os.devnull).open("w")  # noqa: SIM115 - one voice is enough; errors still go to stderr
+        sys.stdout = pathlib.Path(os.devnull).open("w")  # noqa: SIM115 - errors still go to stderr
 
 
 def leave_cluster(error):
-    """Ends this process for an error: the loss of another process looks like a RuntimeError of JAX.
+    """Ends this process after an error. The loss of another process appears as a RuntimeError of JAX.
 
-    At once: an orderly end would wait for the others, who may be gone or wait for this one. Raises the error where there is
-    no other process.
+    It ends at once, because an orderly exit would wait for the others, which may be lost or wait for this one. Raises the
+    error if there is no other process.
     """
     if jax.process_count() == 1:
         raise error
     words = f"process {jax.process_index()} ends: {error}"
     try:
-        if not isinstance(
-            error, OSError | ValueError | FloatingPointError
-        ):  # those say themselves what to do
+        if not isinstance(error, OSError | ValueError | FloatingPointError):  # these say what to do
             traceback.print_exception(error)
-            words += "\nWhere another process is gone, start all of them again: they go on from the last checkpoint."
+            words += "\nIf another process was lost, start all of them again: they resume from the last checkpoint."
         print(words, file=sys.stderr, flush=True)
-    finally:  # whoever read this may be gone too
+    finally:  # the reader of stderr may be gone too
         os._exit(1)
 
 
 def is_first():
-    """Whether this process is the one that prints and writes files; checkpoints are written by all."""
+    """Whether this process prints and writes files. All processes write checkpoints."""
     return jax.process_index() == 0
 
 
 def wait_for_all(what):
-    """Returns when every process has come here."""
+    """Returns when every process has called it."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
 
 
 def device_mesh(model=1, devices=None):
-    """A mesh of all devices or of those given, `model` of them sharing one copy of the parameters. The compiler places what a computation needs.
+    """A mesh of all devices, or of those given; groups of `model` devices share one copy of the parameters.
 
-    Raises ValueError where the devices do not divide into such groups.
+    Raises ValueError if the devices do not divide into such groups.
     """
-    # by process, since each of them holds consecutive rows of a batch
+    # sorted by process, since each process holds consecutive rows of a batch
     devices = np.array(sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id)))
     if len(devices) % model:
         raise ValueError(
@@ -93,12 +91,12 @@ def device_mesh(model=1, devices=None):
 
 
 def replicated(mesh):
-    """Sharding of what every device holds whole."""
+    """The sharding of arrays that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def state_sharding(mesh, state):
-    """Tree of shardings like `state` (arrays or shapes): each leaf split along its longest axis that `model` divides."""
+    """Tree of shardings like `state` (arrays or shapes). A leaf is split along its longest axis that `model` divides."""
     parts = mesh.shape["model"]
 
     def sharding(leaf):
@@ -112,9 +110,9 @@ def state_sharding(mesh, state):
 
 
 def put_batch(batch, mesh):
-    """The part of this process's batch that the devices need, as arrays of the whole batch split over the mesh.
+    """What the devices need of this process's batch, as arrays of the whole batch that are split over the mesh.
 
-    Image ids keep their low 31 bits there: they only seed noise.
+    Image ids keep only their low 31 bits: on the device they only seed random numbers.
     """
     arrays = {name: batch[name] for name in DEVICE_KEYS}
     arrays["image_ids"] = (arrays["image_ids"] & 0x7FFFFFFF).astype(np.int32)

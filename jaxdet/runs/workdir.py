@@ -1,17 +1,17 @@
-"""The folder of a run: the one place that knows what its files are called and what they hold.
+"""The folder of a run: the one place that knows the names and contents of its files.
 
 config.json         config of the training, or of the conversion
 categories.json     categories of the training data, in the order of the labels
 checkpoints/        see runs/checkpoint.py
-metrics.jsonl       losses and evaluations, one line a step; TensorBoard's files lie beside it
-skipped.jsonl       pictures and boxes that were left out, and why; skipped-1.jsonl is process 1's
+metrics.jsonl       losses and evaluations, one line per step; TensorBoard's files are beside it
+skipped.jsonl       images and boxes that were left out, and why; skipped-1.jsonl is that of process 1
 eval.json           numbers of the last evaluation by eval.py
-detections.json     what it detected, in COCO's result format
-pictures/           some of it, drawn
+detections.json     its detections, in COCO's result format
+pictures/           images with some of them drawn
 predictions/        output of `jaxdet predict`
 report/             output of `jaxdet report`
-unread.safetensors  what `jaxdet convert` keeps for the way back
-lock                held by the training that writes here
+unread.safetensors  what `jaxdet convert` keeps for converting back
+lock                held by the training that writes into the folder
 """
 
 import contextlib
@@ -30,8 +30,8 @@ CONVERTED = 0
 class Workdir:
     """Reads and writes the folder of a run, which need not exist yet.
 
-    A file is written whole or not at all; lines are added one at a time. Reading raises FileNotFoundError that says what is
-    missing, or ValueError that names the damaged file.
+    A file is written whole or not at all; lines are added one at a time. Reading raises FileNotFoundError that says what
+    is missing, or ValueError that names the damaged file.
     """
 
     def __init__(self, path):
@@ -65,8 +65,8 @@ class Workdir:
     def compare_config(self, config):
         """Prints each key in which `config` differs from the one that the run was started with.
 
-        Raises ValueError where the model, the kind of optimizer or the use of averaged parameters differs. Everything else
-        may change on the way and counts from here on.
+        Raises ValueError if the model, the kind of optimizer or the use of averaged parameters differs. Everything else may
+        change, and applies from here on.
         """
         if not self.config_file.exists():
             return
@@ -74,7 +74,7 @@ class Workdir:
         check_same_model(before, config, self)
         check_same_state(before, config, self)
         if changed := changes(before.to_dict(), config.to_dict()):
-            print("the config changed since this run was started; from here on")
+            print("the config changed since this run was started; from here on:")
             print("\n".join(f"  config.{key}: {change}" for key, change in changed.items()))
 
     def categories(self):
@@ -92,12 +92,12 @@ class Workdir:
     # ---- checkpoints -------------------------------------------------------------------------------------------------
 
     def best_step(self):
-        """Step of the checkpoint with the highest AP, of the newest where none was evaluated."""
+        """Step of the checkpoint with the highest AP, or of the newest if none was evaluated."""
         with self._open_checkpoints() as checkpoints:
             return checkpoints.best_step()
 
     def variables(self, step=None):
-        """What `model.apply` takes, from the best checkpoint or that of `step`; averaged parameters where there are any."""
+        """What `model.apply` takes, of the best checkpoint or that of `step`; averaged parameters if there are any."""
         with self._open_checkpoints() as checkpoints:
             state = checkpoints.restore_arrays(checkpoints.best_step() if step is None else step)
         trainable = state.get("average") or state["trainable"]
@@ -120,10 +120,10 @@ class Workdir:
                 raise FileNotFoundError(f"{self.checkpoints} holds no finished checkpoint yet")
             yield checkpoints
 
-    # ---- what a run tells about itself -------------------------------------------------------------------------------
+    # ---- logs and results -------------------------------------------------------------------------------
 
     def metrics(self):
-        """Lines of metrics.jsonl as dicts with a "step", without one that a crash cut off; [] without the file."""
+        """Lines of metrics.jsonl as dicts with a "step"; [] without the file. A line that a crash cut off is left out."""
         lines = []
         for text in self.metrics_file.read_text().splitlines() if self.metrics_file.exists() else ():
             with contextlib.suppress(ValueError):
@@ -131,7 +131,7 @@ class Workdir:
         return [line for line in lines if isinstance(line, dict) and "step" in line]
 
     def write_metrics(self, lines):
-        """Writes metrics.jsonl anew."""
+        """Replaces metrics.jsonl."""
         write_whole(self.metrics_file, "".join(json.dumps(line) + "\n" for line in lines))
 
     def add_metrics(self, line):
@@ -139,11 +139,11 @@ class Workdir:
         append_line(self.metrics_file, json.dumps(line))
 
     def write_skipped(self, items):
-        """Writes skipped.jsonl: a dict for every picture or box that was left out."""
+        """Writes skipped.jsonl: a dict for every image or box that was left out."""
         write_whole(self.skipped_file, "".join(json.dumps(item, default=str) + "\n" for item in items))
 
     def add_skipped(self, item, process=0):
-        """Appends a line to skipped.jsonl, or to a file of its own for every other process than the first."""
+        """Appends a line to skipped.jsonl. Every process but the first has a file of its own."""
         path = self.path / f"skipped-{process}.jsonl" if process else self.skipped_file
         append_line(path, json.dumps(item))
 
@@ -154,7 +154,7 @@ class Workdir:
 
 
 def _read_json(path, what, parse):
-    """What `parse` makes of the content of a JSON file. Raises as Workdir."""
+    """`parse(content)` of a JSON file. Raises as Workdir."""
     if not path.exists():
         raise FileNotFoundError(
             f"{path.parent} holds no run: there is no {path}; train.py --workdir makes one"

@@ -1,7 +1,7 @@
 """The trainer, read from top to bottom.
 
-Starting on a workdir (runs/workdir.py) that has a checkpoint resumes from it; since batch and noise of a step depend on
-(config, seed, step) alone, the numbers are those of a run that was never stopped.
+Started on a workdir (runs/workdir.py) with a checkpoint, it resumes from there. The batch and the random numbers of a step
+depend on (config, seed, step) alone, so the results are those of a run that was never stopped.
 """
 
 import collections
@@ -37,11 +37,11 @@ from jaxdet.training.validation import (
 
 
 def train(config, workdir):
-    """Trains `config` in `workdir`, going on from its last checkpoint, and evaluates at the end.
+    """Trains `config` in `workdir`, resuming from its last checkpoint, and evaluates at the end.
 
-    Returns the final TrainState. Raises ValueError or FileNotFoundError before the first step where config or data are
-    wrong, and FloatingPointError, naming step and images, where a loss or gradient is not finite and `train.nonfinite` is
-    to stop; the last checkpoint is then from before. Told to end by SIGTERM it saves the step in hand and exits with PREEMPTED.
+    Returns the final TrainState. Raises ValueError or FileNotFoundError before the first step if config or data are wrong.
+    Raises FloatingPointError, naming step and images, if a loss or gradient is not finite and `train.nonfinite` is "stop";
+    the last checkpoint is then from before. On SIGTERM it saves the current step and exits with PREEMPTED.
     """
     with contextlib.ExitStack() as held:
         return _train(config, Workdir(workdir), held)
@@ -63,12 +63,13 @@ def _train(config, workdir, held):
         print(f"{name}: {summary(source)}")
         check_categories(config, source, train_source.categories)
     workdir.path.mkdir(parents=True, exist_ok=True)
-    # before a checkpoint manager tidies up what it takes for left over
+    # before the checkpoint manager removes what it takes for the leftovers of a crash
     held.enter_context(only_one(workdir.lock_file, is_first()))
     checkpoints = Checkpoints(workdir.checkpoints, config.train.keep_checkpoints)
     if checkpoints.latest_step() == CONVERTED:
         raise ValueError(
-            f"{workdir} holds a converted model; start from it in another workdir with config.init_from={workdir}"
+            f"{workdir} holds a converted model; start from it in another workdir with "
+            f"config.init_from={workdir}"
         )
     if checkpoints.latest_step() is not None:
         workdir.compare_config(config)
@@ -100,8 +101,8 @@ def _train(config, workdir, held):
             print(report)
         elif config.model.backbone.freeze_at:
             print(
-                "config.init_from is empty: the layers that config.model.backbone.freeze_at freezes stay random; give it a "
-                "workdir, or set config.model.backbone.freeze_at=0 and config.model.backbone.norm=group_norm"
+                "config.init_from is empty: the layers that config.model.backbone.freeze_at freezes stay random; set it "
+                "to a workdir, or set config.model.backbone.freeze_at=0 and config.model.backbone.norm=group_norm"
             )
     else:
         like = jax.tree.map(
@@ -110,9 +111,9 @@ def _train(config, workdir, held):
             shardings,
         )
         state = checkpoints.restore(checkpoints.latest_step(), like)
-        print(f"going on from step {int(state.step)} of {workdir}")
+        print(f"resuming from step {int(state.step)} of {workdir}")
     start = int(state.step)
-    # a run that was told to end during an evaluation still owes it
+    # SIGTERM may have ended the run during this evaluation
     owed = start > 0 and evaluates_at(start, config) and not checkpoints.is_evaluated(start)
     if start >= config.train.steps and not owed:
         print(f"nothing to do: config.train.steps is {config.train.steps}")
@@ -123,7 +124,7 @@ def _train(config, workdir, held):
         f"for batches of {config.train.batch_size}"
     )
 
-    # ---- every training shape compiled before the first step; evaluation compiles when it first runs -----------------
+    # ---- every training shape is compiled before the first step; evaluation compiles when it first runs --------------
     step = functools.partial(train_step, model=model, optimizer=update, config=config)
     steps = compile_shapes(
         step,
@@ -143,11 +144,11 @@ def _train(config, workdir, held):
     read = batches.read(
         start, config.train.steps, config.data.workers, jax.process_index(), jax.process_count()
     )
-    running, lost = collections.deque(), set()  # steps whose metrics nobody has looked at; images
+    running, lost = collections.deque(), set()  # steps whose metrics are not yet checked; images
     preempted = Preemption()
 
     def evaluate(number):
-        """Evaluates the state as it is, saved before, and ends the run where SIGTERM comes first; it is then owed."""
+        """Evaluates the state, which is saved already. On SIGTERM it ends the run; the next start evaluates first."""
         try:
             found = validation(state.variables(averaged=True), preempted)
         except Interrupted:
@@ -158,7 +159,7 @@ def _train(config, workdir, held):
         checkpoints.record(number, final(found.results)["AP"])
 
     def stop(number):
-        print(f"stopped on SIGTERM with step {number} saved; start again to go on")
+        print(f"stopped on SIGTERM with step {number} saved; start again to resume")
         sys.exit(PREEMPTED)
 
     def note_skipped(number, words, image_ids, alone):
@@ -168,7 +169,7 @@ def _train(config, workdir, held):
     watch = Watch(config.train.nonfinite, batches, note_skipped)
 
     def finish(ahead=0):
-        """Waits for all steps but the last `ahead`, checks that each is finite; returns the metrics of the last one."""
+        """Waits for all steps but the last `ahead` and checks that each is finite. Returns the metrics of the last."""
         metrics = None
         while len(running) > ahead:
             number, metrics, batch = running.popleft()
@@ -190,7 +191,7 @@ def _train(config, workdir, held):
                 workdir.add_skipped(item, jax.process_index())
                 progress.bar.write(
                     f"image {image_id} does not decode, its slot stays empty ({len(lost)} so far)",
-                    file=sys.stdout if is_first() else sys.stderr,  # where every process may speak
+                    file=sys.stdout if is_first() else sys.stderr,  # only the first process has a stdout
                 )
             state, metrics = steps[batch["images"].shape[1:3]](state, put_batch(batch, mesh))
             running.append((number, metrics, batch))
@@ -224,13 +225,14 @@ def _train(config, workdir, held):
     if start < config.train.steps:
         print(progress.summary())
     print(
-        f"compiled {len(steps)} shapes for training and {len(validation.compiled)} for evaluation: {compiled} in all"
+        f"compiled {len(steps)} shapes for training and {len(validation.compiled)} for evaluation: "
+        f"{compiled} in all"
     )
     return state
 
 
 def evaluates_at(number, config):
-    """Whether the evaluation belongs to this step."""
+    """Whether there is an evaluation after this step."""
     return number == config.train.steps or number % config.train.evaluate_every == 0
 
 

@@ -1,4 +1,4 @@
-"""What a run writes down: metrics.jsonl, TensorBoard files and the progress bar."""
+"""The log of a run: metrics.jsonl, TensorBoard files and the progress bar."""
 
 import contextlib
 import math
@@ -12,9 +12,9 @@ import tqdm
 class MetricsLog:
     """Lines of W/metrics.jsonl, one JSON object each with its "step", and the same as TensorBoard scalars.
 
-    Going on from `step`, lines of later steps (of a run that died after its last checkpoint) are dropped, so that
-    each step stands there once; so is the evaluation of `step` itself where it is not yet `evaluated`. Without `active`
-    nothing is written: that is left to another process.
+    When a run resumes from `step`, lines of later steps (written after its last checkpoint) are dropped, so that each step
+    is logged once. So is the evaluation of `step` itself, unless it is `evaluated`. Without `active` nothing is written,
+    since another process does it.
     """
 
     def __init__(self, workdir, step, active=True, evaluated=True):
@@ -26,11 +26,11 @@ class MetricsLog:
         if not evaluated:
             kept = [line for line in kept if line["step"] < step or "val/loss" not in line]
         workdir.write_metrics(kept)
-        # Its thread dies of a full disk and then nobody empties the queue: a short one would block the run for ever
+        # If the disk is full, its thread dies and nothing empties the queue: a short queue would block the run forever
         self.tensorboard = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1, max_queue=100_000)
 
     def write(self, step, values):
-        """Appends one line; values: dict of name to float, null in the file where it is not finite."""
+        """Appends one line; values: dict of name to float. A value that is not finite becomes null."""
         if not self.active:
             return
         self.note(step, **{name: value if math.isfinite(value) else None for name, value in values.items()})
@@ -40,7 +40,7 @@ class MetricsLog:
             self.tensorboard.add_scalar(name, value, step)
 
     def note(self, step, **values):
-        """Appends one line to metrics.jsonl alone; values: whatever JSON holds."""
+        """Appends one line to metrics.jsonl only; values: anything that JSON can hold."""
         if not self.active:
             return
         self.workdir.add_metrics({"step": step} | values)
@@ -49,12 +49,12 @@ class MetricsLog:
         """Closes the TensorBoard file."""
         if not self.active:
             return
-        with contextlib.suppress(OSError):  # a full disk, of which the run has told already
+        with contextlib.suppress(OSError):  # a full disk, which was reported already
             self.tensorboard.close()
 
 
 class Progress:
-    """The bar: loss, rate, step time, data time, time left. `lap` is called once a step."""
+    """The bar: loss, learning rate, step time, data time, time left. `lap` is called once per step."""
 
     def __init__(self, start, steps, active=True):
         self.bar = tqdm.tqdm(
@@ -70,7 +70,7 @@ class Progress:
         self.step_times, self.data_times = [], []
 
     def lap(self, waited):
-        """Ends a step that waited `waited` seconds for its batch."""
+        """Ends a step, which waited `waited` seconds for its batch."""
         now = time.perf_counter()
         self.step_time, self.data_time, self.last = now - self.last, waited, now
         self.step_times.append(self.step_time)
@@ -78,7 +78,7 @@ class Progress:
         self.bar.update()
 
     def show(self, metrics):
-        """Puts the newest numbers behind the bar."""
+        """Shows the newest numbers after the bar."""
         share = 100 * self.data_time / max(self.step_time, 1e-9)
         self.bar.set_postfix_str(
             f"loss {metrics['loss']:.3f}, rate {metrics['learning_rate']:.2g}, "
@@ -86,7 +86,7 @@ class Progress:
         )
 
     def summary(self):
-        """A line about all steps but the first, whose batch nobody could read ahead."""
+        """A line about all steps but the first, whose batch could not be read ahead."""
         steps, waits = self.step_times[1:] or self.step_times, self.data_times[1:] or self.data_times
         return (
             f"{statistics.median(steps):.2f} s a step, {100 * sum(waits) / sum(steps):.1f}% waiting for data"

@@ -1,31 +1,31 @@
-"""What a run does about a loss or gradient that is not finite: `train.nonfinite`.
+"""What a run does if a loss or gradient is not finite: `train.nonfinite`.
 
-The step itself leaves parameters, statistics and optimiser as they were (training/step.py); here the images are named.
+The step itself leaves parameters, statistics and optimizer state as they were (training/step.py). This file names the images.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-MOST_IN_A_ROW = 20  # steps that are skipped one after the other: nothing is learned any more
+MOST_IN_A_ROW = 20  # skipped steps; after that, nothing is learned any more
 
 
 class Watch:
-    """Looks at the metrics of each step and decides what to do about one that is not finite."""
+    """Checks the metrics of each step and decides what to do if they are not finite."""
 
     def __init__(self, policy, batches, note):
-        """policy: "stop" or "skip"; batches: TrainingBatches, which know the images of a step.
+        """policy: "stop" or "skip". batches: TrainingBatches, which know the images of a step.
 
-        note: is told of every step that is skipped, (number, words, image ids, those that do it alone).
+        note: called for every skipped step with (number, message, image ids, ids of the culprits).
         """
         self.policy, self.batches, self.note = policy, batches, note
         self.skipped, self.in_a_row = 0, 0
 
     def __call__(self, number, metrics, search):
-        """Metrics of step `number` as floats; each step is looked at once, in order.
+        """Metrics of step `number` as floats. Call it once per step, in order.
 
-        search: function of the image ids that finds those that do it alone, see `culprits`. Raises FloatingPointError,
-        naming step and images, where the step is not finite and the policy is to stop, or MOST_IN_A_ROW were skipped.
+        search: function of the image ids that finds the culprits; see `culprits`. Raises FloatingPointError, naming step and
+        images, if the step is not finite and the policy is "stop", or if MOST_IN_A_ROW steps were skipped.
         """
         metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if metrics.pop("finite"):
@@ -35,9 +35,8 @@ class Watch:
         ids = self.batches.image_ids(number - 1)
         alone = search(ids)
         what = (
-            f"step {number}: loss {metrics['loss']}, gradient norm {metrics['gradient_norm']}; image ids {ids.tolist()}, "
-            + _blame(alone, len(ids))
-            + ". The parameters of this step were not used"
+            f"step {number}: loss {metrics['loss']}, gradient norm {metrics['gradient_norm']}; "
+            f"image ids {ids.tolist()}, {_blame(alone, len(ids))}. The parameters of this step were not used"
         )
         if self.policy == "skip" and self.in_a_row < MOST_IN_A_ROW:
             self.note(number, f"{what}; {self.skipped} steps skipped so far", ids.tolist(), alone)
@@ -56,18 +55,17 @@ def _blame(alone, images):
 
 
 def culprits(step, number, state, batch, image_ids, put):
-    """Ids of the images that make step `number` not finite when the other slots of their batch are empty.
+    """Ids of the images that make step `number` not finite by themselves, with all other slots of the batch empty.
 
-    Tried with the parameters at hand, which may be those of one step later.
+    Uses the current parameters, which may be those of one step later. All processes must call it together.
 
-    step: the compiled step, which takes the buffers of the state it is given; batch: this process's part of the batch
-    (NumPy); image_ids: of the whole batch; put: places a batch on the devices. All processes call this together.
+    step: the compiled step, which overwrites the buffers of its state. batch: this process's part of the batch (NumPy).
+    image_ids: those of the whole batch. put: places a batch on the devices.
     """
     local = len(batch["image_ids"])
     first, found = jax.process_index() * local, []
-    state = state.replace(
-        step=jax.device_put(np.int32(number - 1), state.step.sharding)
-    )  # for the same noise
+    # the step number, for the same random numbers
+    state = state.replace(step=jax.device_put(np.int32(number - 1), state.step.sharding))
     for slot, image_id in enumerate(image_ids.tolist()):
         here = np.arange(first, first + local) == slot
         arrays = batch | {

@@ -1,4 +1,4 @@
-"""Learning rate, optimiser and weight decay, all from optax."""
+"""Learning rate, optimizer and weight decay, all from optax."""
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +6,9 @@ import optax
 
 
 def peak_rate(config):
-    """The rate after warmup: `optimizer.learning_rate`, scaled linearly where it is given for a reference batch.
+    """The learning rate after warmup: `optimizer.learning_rate`, scaled linearly from the reference batch, if there is one.
 
-    Goyal et al. 2017, arXiv:1706.02677: a batch n times as large takes a rate n times as large.
+    A batch n times as large takes a rate n times as large (Goyal et al. 2017, arXiv:1706.02677).
     """
     rate = config.optimizer.learning_rate
     if config.optimizer.reference_batch:
@@ -17,7 +17,7 @@ def peak_rate(config):
 
 
 def learning_rate(config):
-    """Schedule step -> rate: linear warmup from `warmup_factor` (never 0), times step or cosine decay."""
+    """The schedule, step -> learning rate: linear warmup from `warmup_factor` (never 0), times step or cosine decay."""
     settings = config.optimizer
     if settings.schedule == "step":
         scales = {step: settings.step_factor for step in settings.step_boundaries}
@@ -33,7 +33,7 @@ def learning_rate(config):
 
 
 def decayed(params):
-    """Tree of bool: which parameters weight decay acts on, all but those of normalisation layers (detectron2)."""
+    """Tree of bool: weight decay acts on all parameters but those of normalisation layers, as in detectron2."""
 
     def decays(path, _):
         return not any("norm" in entry.key for entry in path)
@@ -42,10 +42,10 @@ def decayed(params):
 
 
 def optimizer(config):
-    """SGD with momentum as torch computes it (decay joins the gradient before the momentum), or AdamW."""
+    """SGD with momentum as in torch (weight decay is added to the gradient before the momentum), or AdamW."""
     settings = config.optimizer
     rate = learning_rate(config)
-    # without clipping something without state takes its place, so that a run can go on with it or without it
+    # Clipping has no state, nor has its replacement: a run can resume with it or without it.
     parts = [optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()]
     if settings.name == "sgd":
         parts += [
@@ -61,6 +61,6 @@ def optimizer(config):
 
 
 def update_average(average, params, decay, step):
-    """Exponential moving average of the parameters; it warms up, so that the first steps do not weigh forever."""
+    """Exponential moving average of the parameters. It warms up, so that the first steps soon lose their weight."""
     decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)

@@ -1,4 +1,4 @@
-"""A run that is told to end (SIGTERM, as schedulers send it) saves the step in hand first, from the middle of an evaluation too."""
+"""On SIGTERM, as schedulers send it, a run saves the current step and ends, even in the middle of an evaluation."""
 
 import signal
 import threading
@@ -6,13 +6,13 @@ import threading
 import jax
 from jax.experimental import multihost_utils
 
-PREEMPTED = 75  # exit code of a run that can be started again (EX_TEMPFAIL of sysexits.h)
+PREEMPTED = 75  # exit code of a run that can be started again (EX_TEMPFAIL in sysexits.h)
 
 
 class Preemption:
-    """`preempted()`, asked after each step and each batch of an evaluation: whether to save and end now.
+    """`preempted()` returns whether to save and end now. Call it after each step and each batch of an evaluation.
 
-    All processes get the same answer, as long as all ask equally often; once yes, it stays so.
+    All processes get the same answer, as long as all ask equally often. Once True, it stays True.
     """
 
     def __init__(self):
@@ -24,13 +24,13 @@ class Preemption:
         self.told = True
 
     def close(self):
-        """Leaves the signal to whom it belonged."""
+        """Restores the earlier handler of the signal."""
         if self.before is not None:
             signal.signal(signal.SIGTERM, self.before)
 
     def __call__(self):
         if not self.told and jax.process_count() > 1:
-            # JAX's own service hears the signal and chooses a question that all processes will come to
+            # JAX's own service receives the signal and picks a call that all processes will reach
             self.asked += 1
             self.told = multihost_utils.reached_preemption_sync_point(self.asked)
         return self.told

@@ -7,19 +7,19 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxdet.config.checks import flatten
 from jaxdet.runs.workdir import Workdir
 
-# What the numbers of a backbone depend on beside its parameters
+# What a backbone's output depends on, apart from its parameters
 INPUT_KEYS = ("bgr", "pixel_mean", "pixel_std", "backbone.stride_in_1x1")
-BATCH_NORMS = ("frozen_batch_norm", "batch_norm")  # the same four vectors, so one starts from the other
-BY_CLASS = ("class_logits", "box_deltas")  # rows of the box head that another number of classes makes anew
+BATCH_NORMS = ("frozen_batch_norm", "batch_norm")  # the same four vectors, so one can start from the other
+BY_CLASS = ("class_logits", "box_deltas")  # layers of the box head with rows for each class
 
 
 def start_from(directory, state, config, categories):
     """A fresh TrainState with the parameters and statistics of a workdir, and a report of what was loaded.
 
-    A network (resnet, pyramid, rpn_head, box_head) is taken whole or not at all: one that the workdir lacks stays as it
-    is, one that the config lacks is ignored, and of the box head the rows of the classes are made anew where the names of
-    `categories`, in their order, differ from the workdir's. Raises ValueError, name by name, where anything else differs,
-    or the pictures would be fed in another way.
+    A network (resnet, pyramid, rpn_head, box_head) is loaded whole or not at all. If the workdir lacks it, it stays as it
+    is; if the config lacks it, it is ignored. In the box head, the rows of the classes are initialised again if the names of
+    `categories`, in their order, differ from the workdir's. Raises ValueError, name by name, if anything else differs, or if
+    the images would be fed in another way.
     """
     other = Workdir(directory)
     names, theirs = ([c["name"] for c in each] for each in (categories, other.categories()))
@@ -57,12 +57,13 @@ def start_from(directory, state, config, categories):
 
     state = state.replace(**{part: filled(leaves) for part, leaves in wanted.items() if leaves})
     if state.average:
-        # copies, since the step is given the buffers of both to overwrite
+        # copies, since the step overwrites the buffers of both
         state = state.replace(average=jax.tree.map(jnp.copy, state.trainable))
     report = f"{len(shapes) - len(made_anew)} arrays loaded from {directory}"
     for what, keys in (("made anew", made_anew), ("ignored", ignored)):
         networks = sorted({"/".join(key[:2]) if key[0] in shared else key[0] for key in keys})
-        report += f"; {what}: {', '.join(networks)}" * bool(keys)
+        if networks:
+            report += f"; {what}: {', '.join(networks)}"
     if names != theirs:
         report += f"\n  classes differ: {_some(theirs)} there, {_some(names)} here"
     for key in differing:
@@ -71,9 +72,10 @@ def start_from(directory, state, config, categories):
 
 
 def _some(names):
-    return ", ".join(names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _key(path):
-    """Path of a leaf without the kind of a batch normalisation."""
+    """Path of a leaf without the name of the batch normalisation layer, which has two kinds."""
     return tuple(name for name in path if name not in BATCH_NORMS)

@@ -18,12 +18,12 @@ from jaxdet.runs.mesh import device_mesh, is_first, put_batch, replicated, wait_
 from jaxdet.runs.workdir import Workdir
 
 
-def evaluate_run(config, workdir, pictures=0):
+def evaluate_run(config, workdir, images=0):
     """Evaluates the best checkpoint of a workdir over the whole of `config.data.val`.
 
-    Prints the table, writes W/eval.json, W/detections.json (COCO results, the data set's ids) and, with `pictures`,
-    so many of the split's pictures with ground truth and detections drawn into W/pictures/. Returns the dict of
-    eval.json. Raises ValueError or FileNotFoundError where config, data and workdir do not go together.
+    Prints the table and writes W/eval.json and W/detections.json (COCO results with the data set's ids). Draws ground truth
+    and detections of the first `images` images of the split into W/pictures/. Returns the dict of eval.json. Raises
+    ValueError or FileNotFoundError if config, data and workdir do not fit together.
     """
     workdir = Workdir(workdir)
     validation, found = evaluate_split(config, workdir)
@@ -35,18 +35,18 @@ def evaluate_run(config, workdir, pictures=0):
     print(f"compiled {len(validation.compiled)} shapes for evaluation")
     workdir.write_results(results, found.detections)
     print(f"numbers in {workdir.results_file}, detections in {workdir.detections_file}")
-    if pictures:
+    if images:
         two_stage = validation.model.two_stage
         categories = source.categories if two_stage else evaluation.rpn_categories(source.categories)
-        sheet = draw_pictures(workdir.pictures, source, found.detections, categories, pictures)
-        print(f"pictures in {sheet}")
+        sheet = draw_images(workdir.pictures, source, found.detections, categories, images)
+        print(f"images in {sheet}")
     return results
 
 
 def evaluate_split(config, workdir):
     """The best checkpoint of a workdir over `config.data.val`: the Validation and the Evaluation that it returned.
 
-    Raises ValueError or FileNotFoundError where config, data and workdir do not go together.
+    Raises ValueError or FileNotFoundError if config, data and workdir do not fit together.
     """
     check_config(config)
     check_same_model(workdir.config(), config, workdir)
@@ -61,11 +61,11 @@ def evaluate_split(config, workdir):
     return validation, validation(variables)
 
 
-def draw_pictures(folder, source, detections, categories, count):
-    """Draws the first `count` pictures of a source, ground truth dashed, and a contact sheet of them; returns its path.
+def draw_images(folder, source, detections, categories, count):
+    """Draws the first `count` images of a source, ground truth dashed, and one image of all of them; returns its path.
 
-    categories: those that the detections are of; a single one is not named. Small pictures are enlarged, so that scores
-    hide less of them.
+    categories: those of the detections; a single one is not named. Small images are enlarged, so that scores hide less of
+    them.
     """
     folder.mkdir(exist_ok=True)
     names = [category["name"] for category in categories] if len(categories) > 1 else None
@@ -81,7 +81,7 @@ def draw_pictures(folder, source, detections, categories, count):
         boxes = np.array([row["bbox"] for row in rows], float).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         times = -(-480 // max(record["image"].shape))
-        picture = drawing.draw(
+        image = drawing.draw(
             record["image"].repeat(times, axis=0).repeat(times, axis=1),
             times * boxes,
             np.array([row["score"] for row in rows]),
@@ -89,8 +89,8 @@ def draw_pictures(folder, source, detections, categories, count):
             names,
             times * record["boxes"][~record["crowd"]],
         )
-        picture.save(folder / f"{record['image_id']:012d}.png")
-        drawn.append(picture)
+        image.save(folder / f"{record['image_id']:012d}.png")
+        drawn.append(image)
     if drawn:
         drawing.contact_sheet(drawn, columns=4).save(folder / "all.png")
     return folder / "all.png"
@@ -99,7 +99,7 @@ def draw_pictures(folder, source, detections, categories, count):
 class Evaluation(NamedTuple):
     """What an evaluation found.
 
-    results: the numbers of eval.json. detections: COCO results of the RoI head or, where there is none, of the RPN.
+    results: the numbers of eval.json. detections: COCO results of the RoI head, or of the RPN without one.
     proposals: {image id: (boxes x1 y1 x2 y2, scores)}. losses: {name: mean over the images}, with their sum as "loss".
     """
 
@@ -110,13 +110,13 @@ class Evaluation(NamedTuple):
 
 
 class Interrupted(Exception):
-    """An evaluation was told to end before it was through."""
+    """An evaluation was told to end early."""
 
 
 class Validation:
-    """`validation(variables)` -> Evaluation over the whole validation split; compiled once a shape, on first use.
+    """`validation(variables)` -> Evaluation over the whole validation split. Each shape is compiled once, on first use.
 
-    `interrupted()` is asked before each batch: where it says yes, Interrupted is raised.
+    `interrupted()` is called before each batch; if it returns True, Interrupted is raised.
     """
 
     def __init__(self, config, model, source, boxes, mesh):
@@ -140,7 +140,7 @@ class Validation:
                 self.batches.examples(jax.process_count()),
                 self.mesh,
                 purpose="evaluation",
-                out_shardings=replicated(self.mesh),  # every process then has what all of them found
+                out_shardings=replicated(self.mesh),  # every process gets the results of all
             )
         losses = []
 
@@ -164,7 +164,7 @@ class Validation:
         finally:
             read.close()
         if unreadable:
-            print(f"{len(unreadable)} pictures do not decode: image ids {unreadable[:10]}")
+            print(f"{len(unreadable)} images do not decode: image ids {unreadable[:10]}")
         images = max(sum(count for count, _ in losses), 1)
         means = {
             name: sum(count * float(part[name]) for count, part in losses) / images for name in losses[0][1]
@@ -177,8 +177,8 @@ class Validation:
 def compile_shapes(function, first, batches, mesh, *, purpose, out_shardings, donate=(), options=None):
     """One executable for each shape of batch: {(H, W): compiled(first, batch)}. They can never compile again.
 
-    batches: one of each shape, this process's part of it (NumPy). purpose: a word for the line that is printed.
-    donate: name of the argument of `function` whose buffers a call takes over. options: of the compiler, see remat_options.
+    batches: one of each shape, this process's part of it (NumPy). purpose: a word for the printed line. donate: name of the
+    argument of `function` whose buffers a call may overwrite. options: of the compiler; see remat_options.
     """
     jitted, compiled = jax.jit(function, donate_argnames=donate, out_shardings=out_shardings), {}
     for batch in batches:
@@ -191,16 +191,16 @@ def compile_shapes(function, first, batches, mesh, *, purpose, out_shardings, do
 
 
 def remat_options(config):
-    """Compiler options for a training with `model.backbone.remat`: XLA's CPU compiler would undo it otherwise."""
+    """Compiler options for a training with `model.backbone.remat`, which XLA's CPU compiler would otherwise undo."""
     if jax.default_backend() == "cpu" and config.model.backbone.get("remat"):
         return {"xla_disable_hlo_passes": "cse_barrier_expander"}
     return None
 
 
 def check_categories(config, source, trained):
-    """Raises ValueError unless a source has the categories of the training, in its order, and the model as many classes.
+    """Raises ValueError unless a source has the training's categories, in their order, and the model as many classes.
 
-    trained: those of the training's source; label i stands for the i-th of them.
+    trained: the categories of the training's source; label i is the i-th of them.
     """
     check_class_count(config, source)
     check_same_categories(source, trained)
@@ -217,12 +217,12 @@ def check_class_count(config, source):
 
 
 def check_same_categories(source, trained):
-    """Raises ValueError unless a source has the categories of the training, in its order."""
+    """Raises ValueError unless a source has the training's categories, in their order."""
     here, there = (
         [category["name"] for category in categories] for categories in (source.categories, trained)
     )
     if here != there:
         raise ValueError(
-            f"the categories by rising id are {', '.join(here)}, in training {', '.join(there)}: the labels would mean "
-            "something else; number them alike, or choose them with config.data.categories"
+            f"the categories in the order of their ids are {', '.join(here)}, but in training {', '.join(there)}: the "
+            "labels would have another meaning; use the same order, or choose them with config.data.categories"
         )

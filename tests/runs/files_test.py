@@ -130,6 +130,6 @@ def test_a_training_on_a_full_disk_goes_on_once_there_is_room(tiny_run, small_di
     assert Checkpoints(workdir / "checkpoints", read_only=True).latest_step() == 2
     filler.unlink()
     state, printed = tiny.train(tiny_run.config, workdir)
-    assert "going on from step 2" in printed
+    assert "resuming from step 2" in printed
     tiny.assert_equal_trees(state, tiny_run.state)
     assert tiny.metrics(workdir) == tiny.metrics(tiny_run.workdir)

@@ -124,7 +124,7 @@ def test_the_loss_of_one_process_ends_the_other(tiny_data, tmp_path, reference):
     os.kill(run.running[1].pid, signal.SIGKILL)
     codes, printed = run.wait()
     assert codes == [1, -signal.SIGKILL]
-    assert "they go on from the last checkpoint" in printed[0]
+    assert "they resume from the last checkpoint" in printed[0]
     codes, printed = start("train.py", tiny_data, tmp_path / "run", 2, 1).wait()
-    assert codes == [0, 0] and "going on from step" in printed[0]
+    assert codes == [0, 0] and "resuming from step" in printed[0]
     assert_same_curve(tmp_path / "run", reference[1])

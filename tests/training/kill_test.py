@@ -31,7 +31,7 @@ def test_a_killed_run_ends_as_the_undisturbed_one(tiny_run, tiny_data, tmp_path)
     assert lines(workdir) >= 3
     assert "WARNING" not in printed and "Traceback" not in printed
     state, printed = tiny.train(tiny_run.config, workdir)
-    assert "going on from step " in printed
+    assert "resuming from step " in printed
     tiny.assert_equal_trees(state, tiny_run.state)
     assert tiny.metrics(workdir) == tiny.metrics(tiny_run.workdir)
     assert tiny.checkpoint_steps(workdir) == tiny.checkpoint_steps(tiny_run.workdir)

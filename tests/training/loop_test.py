@@ -143,7 +143,7 @@ def test_a_stopped_run_ends_as_the_undisturbed_one(tiny_run, tmp_path, owner, me
     assert tiny.checkpoint_steps(tmp_path) == left
     assert len(tiny.metrics(tmp_path)) == lines
     state, printed = tiny.train(tiny_run.config, tmp_path)
-    assert (f"going on from step {max(left)}" in printed) if left else ("going on" not in printed)
+    assert (f"resuming from step {max(left)}" in printed) if left else ("resuming" not in printed)
     tiny.assert_equal_trees(state, tiny_run.state)
     assert tiny.metrics(tmp_path) == tiny.metrics(tiny_run.workdir)
     assert tiny.checkpoint_steps(tmp_path) == tiny.checkpoint_steps(tiny_run.workdir)
@@ -173,7 +173,7 @@ def test_sigterm_saves_the_step_in_hand_in_an_evaluation_too(tiny_run, tmp_path,
         tiny.train(tiny_run.config, tmp_path)
     assert stopped.value.code == 75 and max(tiny.checkpoint_steps(tmp_path)) == saved
     state, printed = tiny.train(tiny_run.config, tmp_path)
-    assert f"going on from step {saved}" in printed
+    assert f"resuming from step {saved}" in printed
     tiny.assert_equal_trees(state, tiny_run.state)
     assert tiny.metrics(tmp_path) == tiny.metrics(tiny_run.workdir)
     assert tiny.checkpoint_steps(tmp_path) == tiny.checkpoint_steps(tiny_run.workdir)
@@ -186,7 +186,7 @@ def copied_run(tiny_run, tmp_path):
 
 def test_a_finished_run_has_nothing_to_do(tiny_run, copied_run):
     state, printed = tiny.train(tiny_run.config, copied_run)
-    assert "going on from step 6" in printed and "nothing to do: config.train.steps is 6" in printed
+    assert "resuming from step 6" in printed and "nothing to do: config.train.steps is 6" in printed
     assert "compiled" not in printed
     tiny.assert_equal_trees(state, tiny_run.state)
     assert tiny.metrics(copied_run) == tiny.metrics(tiny_run.workdir)
@@ -306,7 +306,7 @@ def test_pictures_that_do_not_decode_are_named_counted_and_passed_over(tiny_run,
         path.write_bytes(content)
     config = tiny.get_config(tmp_path / "data")
     state, printed = tiny.train(config, tmp_path / "run")
-    assert "1 pictures do not decode: image ids [503]" in printed
+    assert "1 images do not decode: image ids [503]" in printed
     assert printed.count("image 17 does not decode, its slot stays empty (1 so far)") == 1
     listed = [json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
     assert {"split": "train", "reason": "image does not decode", "image_id": 17} in listed
