@@ -9,16 +9,16 @@ from jaxdet.config.limits import LIMITS
 
 
 def main(arguments=None):
-    """Parses the command line and runs one command; exits with a message where it cannot."""
+    """Parses the command line and runs one command. Exits with a message if it fails."""
     parser = argparse.ArgumentParser(prog="jaxdet", description="Faster R-CNN in JAX.")
     commands = parser.add_subparsers(metavar="COMMAND")
-    # their flags are defined where train.py and eval.py find them too
+    # their flags are defined in jaxdet.training.commands, for train.py and eval.py too
     command = commands.add_parser("train", help="train a detector", add_help=False)
     command.set_defaults(run=train)
     command = commands.add_parser("evaluate", help="COCO numbers of a trained run", add_help=False)
     command.set_defaults(run=evaluate)
     command = commands.add_parser(
-        "predict", help="draw the detections of pictures and videos and write them as JSON"
+        "predict", help="draw the detections of images and videos and write them as JSON"
     )
     command.add_argument("--workdir", required=True, help="folder of a trained run")
     command.add_argument("--output", help="folder for the results (default: WORKDIR/predictions)")
@@ -26,8 +26,8 @@ def main(arguments=None):
     command.add_argument(
         "inputs",
         nargs="+",
-        metavar="PICTURE",
-        help="picture and video files, folders with their subfolders, or patterns such as 'in/**/*.jpg'",
+        metavar="IMAGE",
+        help="image and video files, folders with their subfolders, or patterns such as 'in/**/*.jpg'",
     )
     command.set_defaults(run=predict)
     command = commands.add_parser(
@@ -44,26 +44,31 @@ def main(arguments=None):
         "--classes", nargs="+", default=(), help="categories to keep of a detector, such as person"
     )
     command.add_argument(
-        "--config", default="person", metavar="FILE[:ARGS]", help="for all that the file does not decide"
+        "--config",
+        default="person",
+        metavar="FILE[:ARGS]",
+        help="for everything that the file does not decide",
     )
     command.add_argument(
         "--inputs",
         choices=("imagenet", "msra"),
-        help="how the backbone is fed: RGB as torchvision's, or BGR and strides in 1x1 as detectron2's own "
-        "(default: by what is known of the library)",
+        help="input of the backbone: RGB as in torchvision, or BGR and strides in 1x1 as in detectron2's own "
+        "(default: what the library is known to use)",
     )
     command.add_argument(
-        "--norm-epsilon", type=float, help="of the backbone's norms (default: by what is known of the file)"
+        "--norm-epsilon",
+        type=float,
+        help="of the backbone's norms (default: what the library is known to use)",
     )
     command.set_defaults(run=convert)
-    command = commands.add_parser("export", help="write the detector as one file that needs JAX alone to run")
+    command = commands.add_parser("export", help="write the detector as one file that needs only JAX to run")
     command.add_argument("--workdir", required=True, help="folder of a trained run")
     command.add_argument("--output", required=True, help="file to write, such as person.jaxdet")
     command.add_argument(
         "--parameters-beside", action="store_true", help="parameters in OUTPUT.safetensors instead of inside"
     )
     command.set_defaults(run=export)
-    command = commands.add_parser("serve", help="answer pictures over HTTP; see docs/serve.md")
+    command = commands.add_parser("serve", help="answer images over HTTP; see docs/serve.md")
     command.add_argument("--workdir", required=True, help="folder of a trained run")
     command.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: this machine alone)"
@@ -81,18 +86,22 @@ def main(arguments=None):
     command.add_argument("--config", required=True, metavar="FILE[:ARGS]", help="config of the training")
     command.add_argument("--output", default="inspect", help="folder for the page (default: inspect)")
     command.set_defaults(run=inspect)
-    command = commands.add_parser("report", help="a page about a trained run: numbers, curves, pictures")
+    command = commands.add_parser("report", help="a page about a trained run: numbers, curves, images")
     command.add_argument("--workdir", required=True, help="folder of a trained run")
-    command.add_argument("--compare", metavar="WORKDIR", help="another run, beside it on the same pictures")
+    command.add_argument(
+        "--compare", metavar="WORKDIR", help="another run to show beside it, on the same images"
+    )
     command.add_argument("--output", help="folder for the page (default: WORKDIR/report)")
-    command.add_argument("--pictures", type=int, default=80, help="how many in the gallery (default: 80)")
+    command.add_argument(
+        "--images", "--pictures", type=int, default=80, help="how many in the gallery (default: 80)"
+    )
     command.add_argument(
         "--choose",
         choices=("random", "worst"),
         default="random",
-        help="which: by seed, or the worst by error",
+        help="which images: random, or those with the largest errors",
     )
-    command.add_argument("--seed", type=int, default=0, help="of the random choice (default: 0)")
+    command.add_argument("--seed", type=int, default=0, help="seed of the random choice (default: 0)")
     command.set_defaults(run=report)
     for name in ("convert", "inspect", "report"):
         commands.choices[name].epilog = "Keys of the config are set with --config.KEY=VALUE."
@@ -106,7 +115,7 @@ def main(arguments=None):
     if writes_back and (options.classes or options.inputs or options.norm_epsilon):
         parser.error("--classes, --inputs and --norm-epsilon go with --from")
     logging.set_verbosity(logging.ERROR)  # Orbax warns that it only reads
-    if hasattr(sys.stdout, "reconfigure"):  # names of folders may hold what no terminal takes
+    if hasattr(sys.stdout, "reconfigure"):  # file names may hold characters that no terminal can print
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         options.run(options)
@@ -129,7 +138,7 @@ def evaluate(options):
 
 
 def predict(options):
-    """Draws the detections of pictures and videos, and writes them as JSON; see jaxdet.inference.predict."""
+    """Draws the detections of images and videos, and writes them as JSON; see jaxdet.inference.predict."""
     from jaxdet.inference.predict import predict_all
 
     written, failed = predict_all(options.workdir, options.inputs, options.output, options.threshold)
@@ -139,7 +148,7 @@ def predict(options):
 
 
 def convert(options):
-    """A workdir from another library's file, or such a file from a workdir; see jaxdet.interop.convert."""
+    """Converts another library's file to a workdir, or back; see jaxdet.interop.convert."""
     from jaxdet.interop import convert as interop
 
     if options.to:
@@ -151,14 +160,14 @@ def convert(options):
 
 
 def export(options):
-    """The detector of a workdir as one file; see jaxdet.inference.export."""
+    """Writes the detector of a workdir as one file; see jaxdet.inference.export."""
     from jaxdet.inference.export import export_run
 
     print(export_run(options.workdir, options.output, options.parameters_beside))
 
 
 def serve(options):
-    """The detector of a workdir over HTTP, until it is told to end; see jaxdet.inference.serve."""
+    """Serves the detector of a workdir over HTTP until SIGTERM; see jaxdet.inference.serve."""
     from jaxdet.inference.serve import serve as run
 
     limits = {key.name: getattr(options, key.name) for key in LIMITS}
@@ -169,7 +178,7 @@ def serve(options):
 
 
 def inspect(options):
-    """A page about the data of a config; exits with what is broken, if any; see jaxdet.pages.inspect."""
+    """Writes a page about the data of a config, and exits with a list of faults, if any; see jaxdet.pages.inspect."""
     from jaxdet.pages import inspect as inspection
 
     config = _config(options)
@@ -178,13 +187,12 @@ def inspect(options):
 
 
 def report(options):
-    """A page about one run, or two side by side; see jaxdet.pages.report."""
+    """Writes a page about one run, or two side by side; see jaxdet.pages.report."""
     from jaxdet.pages import report as reporting
     from jaxdet.pages.report_page import Choice
 
-    choice = Choice(options.pictures, options.choose, options.seed)
-    workdirs = options.workdir, options.compare
-    page = reporting.write_report(*workdirs, options.output, options.rest, choice)
+    choice = Choice(options.images, options.choose, options.seed)
+    page = reporting.write_report(options.workdir, options.compare, options.output, options.rest, choice)
     print(f"open {page} in a browser")
 
 

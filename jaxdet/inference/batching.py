@@ -1,4 +1,4 @@
-"""Pictures of many callers through one detector: one thread, batches of the few shapes that were compiled."""
+"""Batches the images of many callers for one detector, in one thread, in a few compiled shapes."""
 
 import collections
 import concurrent.futures
@@ -9,21 +9,21 @@ import numpy as np
 
 
 class Full(Exception):
-    """More pictures wait than may."""
+    """The queue is full."""
 
 
 class _Waiting(NamedTuple):
     prepared: tuple  # of Detector.prepare
-    size: tuple  # of the picture itself
+    size: tuple  # of the original image
     answer: concurrent.futures.Future
 
 
 class Batches:
     """`submit(image)` -> a Future of what `detector(image)` returns.
 
-    largest: pictures in a batch; batches of every power of two up to it are compiled, for both orientations, by `start`,
-    and never again. waiting: pictures that may wait; `submit` raises Full beyond. observe: called with the number of
-    pictures of each batch. What waits is batched as soon as the network is free; nobody waits for a batch to fill.
+    largest: images per batch. `start` compiles batches of every power of two up to it, for both orientations; nothing is
+    compiled later. waiting: length of the queue; `submit` raises Full if it is full. observe: called with the number of
+    images of each batch. Waiting images are batched as soon as the network is free; none waits for a batch to fill.
     """
 
     def __init__(self, detector, largest, waiting, observe=lambda count: None):
@@ -33,7 +33,7 @@ class Batches:
         self.closing, self.thread = False, threading.Thread(target=self._work, name="detector", daemon=True)
 
     def start(self):
-        """Compiles and begins. Returns how many shapes were compiled."""
+        """Compiles and starts the thread. Returns how many shapes were compiled."""
         shapes, dtype = set(self.detector.resizing.shapes), self.detector.resizing.dtype
         for shape in shapes:
             for count in self.sizes:
@@ -43,7 +43,7 @@ class Batches:
         return len(shapes) * len(self.sizes)
 
     def submit(self, image):
-        """Future of the detections of a picture, uint8 [H, W, 3]. Raises Full, and ValueError as the detector does."""
+        """Future of the detections of an image, uint8 [H, W, 3]. Raises Full, and ValueError like the detector."""
         item = _Waiting(self.detector.prepare(image), image.shape[:2], concurrent.futures.Future())
         with self.changed:
             if self.closing or len(self.queue) >= self.waiting:
@@ -53,7 +53,7 @@ class Batches:
         return item.answer
 
     def close(self):
-        """Takes no more pictures; returns when those that wait have their answers."""
+        """Accepts no more images; returns when all waiting images are answered."""
         with self.changed:
             self.closing = True
             self.changed.notify()
@@ -68,7 +68,7 @@ class Batches:
             try:
                 count = next(size for size in self.sizes if size >= len(batch))
                 found = detect_together(self.detector, [item.prepared for item in batch], count)
-            except Exception as error:  # theirs alone: the next batch may be fine
+            except Exception as error:  # for this batch only; the next may be fine
                 for item in batch:
                     item.answer.set_exception(error)
                 continue
@@ -77,7 +77,7 @@ class Batches:
                 item.answer.set_result(self.detector.finish((part[row] for part in found), scales, item.size))
 
     def _next(self):
-        """The oldest picture and others of its shape, as many as a batch takes; empty when all is done."""
+        """The oldest image and others of its shape, up to a full batch; empty at the end."""
         with self.changed:
             self.changed.wait_for(lambda: self.queue or self.closing)
             batch, others = [], collections.deque()
@@ -90,9 +90,9 @@ class Batches:
 
 
 def detect_together(detector, prepared, count):
-    """Detections of several pictures of one shape, as `Detector.prepare` gives them, in a batch of `count` slots."""
+    """Detections of several images of one shape, as `Detector.prepare` gives them, in a batch of `count` slots."""
     images = np.zeros((count, *prepared[0][0].shape), prepared[0][0].dtype)
-    sizes = np.zeros((count, 2), np.int32)  # a slot without a picture has none
+    sizes = np.zeros((count, 2), np.int32)  # 0, 0 for a slot without an image
     for row, (padded, size, _) in enumerate(prepared):
         images[row], sizes[row] = padded, size
     return [np.asarray(part) for part in detector.detect(detector.variables, images, sizes)]

@@ -11,9 +11,9 @@ from jaxdet.runs.workdir import Workdir
 
 
 def load(directory, step=None):
-    """The detector of a workdir: its best checkpoint by AP (the newest where none was evaluated), or that of `step`.
+    """The detector of a workdir: its best checkpoint by AP (the newest if none was evaluated), or that of `step`.
 
-    Raises FileNotFoundError, saying what is missing, where the folder holds no run; ValueError where its files are damaged or
+    Raises FileNotFoundError, saying what is missing, if the folder holds no run; ValueError if its files are damaged or
     contradict each other.
     """
     workdir = Workdir(directory)
@@ -27,27 +27,27 @@ def load(directory, step=None):
 
 
 def check_detects(variables):
-    """Raises ValueError where `variables` are those of a converted backbone alone."""
+    """Raises ValueError if `variables` are only those of a converted backbone."""
     if "pyramid" not in variables["params"]:
-        raise ValueError("a backbone alone detects nothing; start a training from it with config.init_from")
+        raise ValueError("a backbone alone cannot detect; start a training from it with config.init_from")
 
 
 class Detector:
-    """`detector(image)` -> detections. `categories`, in the order of the labels, are those of the data set."""
+    """`detector(image)` -> detections. `categories` are those of the data set, in the order of the labels."""
 
     def __init__(self, config, variables, categories):
         check_detects(variables)
         self.config, self.variables = config, variables
         self.model = model = FasterRCNN(**config.model)
         self.categories = tuple(categories if model.two_stage else rpn_categories(categories))
-        # compiles once for landscape and once for portrait pictures
+        # compiles once for landscape and once for portrait images
         self.detect = jax.jit(lambda variables, *image: model.apply(variables, *image, method="detect"))
         self.resizing = Resizing.of(config.data.val)
 
     def __call__(self, image):
-        """Detections of one picture, best first.
+        """Detections of one image, best first.
 
-        image: uint8 [H, W, 3], RGB. Returns {"boxes": float32 [n, 4] x1 y1 x2 y2 in pixels of the picture, "scores":
+        image: uint8 [H, W, 3], RGB. Returns {"boxes": float32 [n, 4] x1 y1 x2 y2 in pixels of the image, "scores":
         float32 [n], "labels": int32 [n]}, those above `config.model.test.score_threshold`. Raises ValueError for any
         other array.
         """
@@ -57,22 +57,24 @@ class Detector:
         return self.finish((part[0] for part in found), scales, image.shape[:2])
 
     def prepare(self, image):
-        """What the network sees of one picture: [H, W, 3] padded, its size before padding, its scales. Raises as a call."""
+        """The network's input for one image: padded [H, W, 3], its size before padding, its scales. Raises like a call."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise ValueError(f"a picture is uint8 [H, W, 3] in RGB, not {image.dtype} {list(image.shape)}")
+            raise ValueError(
+                f"an image must be uint8 [H, W, 3] in RGB, not {image.dtype} {list(image.shape)}"
+            )
         size = self.resizing.size(image.shape[:2])
         resized, _, scales = transforms.resize(image, np.zeros((0, 4), np.float32), size, self.resizing.kind)
         return transforms.pad(resized, self.resizing.shape(size)), size, scales
 
     def finish(self, found, scales, size):
-        """What a call returns, of the Detections of one picture with its scales and its size (height, width)."""
+        """The result of a call, from the Detections of one image, its scales and its original size (height, width)."""
         boxes, scores, labels, valid = map(np.asarray, found)
         boxes = original_boxes(boxes[valid], scales, size)
         return {"boxes": boxes, "scores": scores[valid], "labels": labels[valid]}
 
 
 def as_json(found, names):
-    """A detector's answer as [{"box": [x1, y1, x2, y2], "score", "label": name}], best first."""
+    """Detections of one image as [{"box": [x1, y1, x2, y2], "score", "label": name}], best first."""
     columns = (found[name].tolist() for name in ("boxes", "scores", "labels"))
     return [
         {"box": box, "score": score, "label": names[label]}

@@ -1,25 +1,25 @@
-"""Pictures of detections for people to look at."""
+"""Draws boxes on images."""
 
 import math
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-# Okabe and Ito's palette without its dark blue, told apart with any kind of colour vision, bright ones first.
+# Okabe and Ito's palette for all kinds of colour vision, without its dark blue, bright colours first
 PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0))
 GROUND_TRUTH_COLOUR = (255, 255, 255)
 _DARK = (0, 0, 0)
 
 
 def draw(image, boxes, scores=None, labels=None, names=None, ground_truth=None, threshold=0.5):
-    """The picture with its boxes, as a PIL image of the same size.
+    """The image with boxes drawn on it, as a PIL image of the same size.
 
     image         uint8 [H, W, 3], RGB; not changed
-    boxes         [n, 4] x1 y1 x2 y2 in pixels of the image; parts outside of it are cut off, empty boxes left out
-    scores        [n], or None; boxes below `threshold` are left out, the best one is drawn on top
-    labels        int [n], or None; each class has a colour of its own (they repeat after six)
+    boxes         [n, 4] x1 y1 x2 y2 in pixels of the image; parts outside are cut off, empty boxes are left out
+    scores        [n], or None; boxes below `threshold` are left out, and the best one is drawn on top
+    labels        int [n], or None; each class has its own colour (they repeat after six)
     names         the classes' names in the order of the labels, written beside the score
-    ground_truth  [m, 4] boxes to draw beneath, in dashed white
+    ground_truth  [m, 4] boxes to draw below the others, in dashed white
     threshold     lowest score that is drawn
 
     Raises ValueError for an image of another type or shape.
@@ -29,14 +29,14 @@ def draw(image, boxes, scores=None, labels=None, names=None, ground_truth=None, 
         raise ValueError(
             f"an image to draw on must be uint8 [H, W, 3], not {image.dtype} {list(image.shape)}"
         )
-    picture = Image.fromarray(image).copy()
-    canvas = ImageDraw.Draw(picture)
-    # Both follow the size of the picture, which a screen or a page scales as a whole; ten pixels are the least to read.
-    line = max(2, round(max(picture.size) / 220))
-    font = ImageFont.load_default(max(10, round(max(picture.size) / 38)))
+    drawing = Image.fromarray(image).copy()
+    canvas = ImageDraw.Draw(drawing)
+    # Both follow the size of the image, because a page scales it as a whole. Text needs at least ten pixels.
+    line = max(2, round(max(drawing.size) / 220))
+    font = ImageFont.load_default(max(10, round(max(drawing.size) / 38)))
 
     for box in _rows(ground_truth):
-        if corners := _corners(box, picture.size):
+        if corners := _corners(box, drawing.size):
             _dashed(canvas, corners, line)
 
     boxes = _rows(boxes)
@@ -46,7 +46,7 @@ def draw(image, boxes, scores=None, labels=None, names=None, ground_truth=None, 
         best_first = [i for i in np.argsort(-scores, kind="stable") if scores[i] >= threshold]
     drawn, places, tags = [], [], []
     for i in best_first:
-        if corners := _corners(boxes[i], picture.size):
+        if corners := _corners(boxes[i], drawing.size):
             label = None if labels is None else int(labels[i])
             colour = PALETTE[(label or 0) % len(PALETTE)]
             drawn.append((corners, colour))
@@ -54,7 +54,7 @@ def draw(image, boxes, scores=None, labels=None, names=None, ground_truth=None, 
             words += [] if scores is None else [f"{scores[i]:.2f}"]
             if words:
                 text = " ".join(words)
-                places.append(_place(corners, text, font, places, picture.size))
+                places.append(_place(corners, text, font, places, drawing.size))
                 tags.append((text, colour))
     for corners, colour in reversed(drawn):
         _solid(canvas, corners, colour, line)
@@ -62,31 +62,29 @@ def draw(image, boxes, scores=None, labels=None, names=None, ground_truth=None, 
         middle = (place[0] + place[2] + 1) / 2, (place[1] + place[3] + 1) / 2
         canvas.rectangle(place, fill=colour)
         canvas.text(middle, text, fill=_DARK, font=font, anchor="mm")
-    return picture
+    return drawing
 
 
-def contact_sheet(pictures, columns):
-    """Many pictures in one: a grid, row by row, each centred in a cell as large as the largest of them.
+def contact_sheet(images, columns):
+    """A grid of many images, row by row, each centred in a cell of the size of the largest.
 
-    pictures  PIL images of any sizes
-    columns   pictures in a row
+    images    PIL images of any size
+    columns   images per row
 
-    Raises ValueError without pictures or columns.
+    Raises ValueError if there are no images or no columns.
     """
-    if not pictures or columns < 1:
-        raise ValueError(
-            f"a contact sheet needs pictures and columns, not {len(pictures)} in {columns} columns"
-        )
-    columns = min(columns, len(pictures))
-    width = max(picture.width for picture in pictures)
-    height = max(picture.height for picture in pictures)
+    if not images or columns < 1:
+        raise ValueError(f"a contact sheet needs images and columns, not {len(images)} in {columns} columns")
+    columns = min(columns, len(images))
+    width = max(image.width for image in images)
+    height = max(image.height for image in images)
     gap = max(2, round(max(width, height) / 60))
-    rows = math.ceil(len(pictures) / columns)
+    rows = math.ceil(len(images) / columns)
     sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap), (255, 255, 255))
-    for i, picture in enumerate(pictures):
-        x = gap + (i % columns) * (width + gap) + (width - picture.width) // 2
-        y = gap + (i // columns) * (height + gap) + (height - picture.height) // 2
-        sheet.paste(picture.convert("RGB"), (x, y))
+    for i, image in enumerate(images):
+        x = gap + (i % columns) * (width + gap) + (width - image.width) // 2
+        y = gap + (i // columns) * (height + gap) + (height - image.height) // 2
+        sheet.paste(image.convert("RGB"), (x, y))
     return sheet
 
 
@@ -95,7 +93,7 @@ def _rows(boxes):
 
 
 def _corners(box, size):
-    """First and last pixels that a box covers, or None where it is empty, outside the picture or not finite."""
+    """First and last pixels of a box, or None if it is empty, outside the image or not finite."""
     x1, y1, x2, y2 = np.clip(box, 0, [*size, *size])
     if not (x2 > x1 and y2 > y1):
         return None
@@ -104,12 +102,12 @@ def _corners(box, size):
 
 
 def _line_width(corners, line):
-    """Thinner on a small box, which a thick line would cover."""
+    """Thinner for a small box, which a thick line would cover."""
     return min(line, max(1, min(corners[2] - corners[0], corners[3] - corners[1]) // 8))
 
 
 def _solid(canvas, corners, colour, line):
-    # A dark rim keeps a bright line visible on a bright picture.
+    # A dark rim keeps a bright line visible on a bright image.
     left, top, right, bottom = corners
     line = _line_width(corners, line)
     rim = max(1, line // 3)
@@ -131,7 +129,7 @@ def _dashed(canvas, corners, line):
 
 
 def _place(corners, text, font, taken, size):
-    """Pixels for the text: above the box, else below, else inside it, wherever it is in the picture and hides no other."""
+    """Place for the text: above the box, else below it, else inside; in the image, and over no other text if possible."""
     ascent, descent = font.getmetrics()
     width, height = math.ceil(font.getlength(text)) + ascent // 2, ascent + descent
     x = max(0, min(corners[0], size[0] - width))

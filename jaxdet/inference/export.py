@@ -1,10 +1,10 @@
-"""A trained detector as one file that any program with JAX runs: StableHLO, by jax.export.
+"""A trained detector as one file that any program with JAX can run: StableHLO, by jax.export.
 
-    F                  resize, normalise, both stages and NMS, for CPU, CUDA and TPU, any batch and any size of picture
-    F.safetensors      the parameters, where they are not inside of F
-    F.json             the names of the labels, and what F was made of
+    F                  resizing, normalisation, both stages and NMS, for CPU, CUDA and TPU, any batch and image size
+    F.safetensors      the parameters, if they are not inside F
+    F.json             the names of the labels, and the settings of F
 
-docs/export.md shows how to load it, which needs jax, flatbuffers and numpy alone.
+docs/export.md shows how to load it with only jax, flatbuffers and numpy.
 """
 
 import functools
@@ -26,28 +26,28 @@ from jaxdet.models.faster_rcnn import Detections
 from jaxdet.ops.resize import resize, resized_sizes
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-# By the arithmetic of the model. Of scores; of boxes, relative to the longer side of the picture
+# By the model's dtype; for scores, and for boxes relative to the longer side of the image
 TOLERANCES = {"float32": 1e-4, "bfloat16": 2e-2}
 
 
 def export_run(workdir, output, parameters_beside=False):
-    """Writes the detector of a workdir, as `jaxdet.load` takes it, to the file `output`, and runs what was written.
+    """Writes the detector of a workdir (see `jaxdet.load`) to the file `output`, and runs the written file.
 
-    Returns what to print. Raises FileNotFoundError where there is no run, ValueError where the written file does not find what
-    the detector finds; there is no file then. ValueError too where OUTPUT.safetensors is there and would not belong to OUTPUT.
+    Returns what to print. Raises FileNotFoundError if there is no run. Raises ValueError, and keeps no file, if its detections
+    are not the detector's. Raises ValueError also if there is an OUTPUT.safetensors that would not belong to OUTPUT.
     """
     output = pathlib.Path(output)
     if output.is_dir():
         raise ValueError(f"{output} is a folder; the output is a file, such as {output / 'detector.jaxdet'}")
     if not parameters_beside and (stale := _beside(output, ".safetensors")).exists():
         raise ValueError(
-            f"{stale} is there, as of an export with --parameters-beside, and would not belong to the new {output}; "
+            f"{stale} exists, from an export with --parameters-beside, and would not belong to the new {output}; "
             "remove it, or choose another output"
         )
     detector = jaxdet.load(workdir)
     output.parent.mkdir(parents=True, exist_ok=True)
     parameters = flatten_dict(jax.device_get(detector.variables), sep="/") if parameters_beside else None
-    # under names of their own until they have been tried
+    # written under other names until they are checked
     partial = {".safetensors": _beside(output, ".partial.safetensors")} if parameters_beside else {}
     partial[""] = _beside(output, ".partial")
     try:
@@ -55,16 +55,15 @@ def export_run(workdir, output, parameters_beside=False):
         if parameters_beside:
             partial[".safetensors"].write_bytes(save(parameters))
         agreement = check(partial[""], detector, partial.get(".safetensors"))
-        written = [
-            os.replace(path, _beside(output, suffix)) or _beside(output, suffix)
-            for suffix, path in partial.items()
-        ]
+        written = [_beside(output, suffix) for suffix in partial]
+        for path, final in zip(partial.values(), written, strict=True):
+            os.replace(path, final)
     finally:
         for path in partial.values():
             path.unlink(missing_ok=True)
     description = {
         "categories": list(detector.categories),
-        "arguments": ["parameters"] * parameters_beside + ["images", "sizes"],
+        "arguments": ["parameters", "images", "sizes"] if parameters_beside else ["images", "sizes"],
         "short_side": detector.resizing.short_side,
         "longest_side": detector.resizing.longest_side,
         "resizing": detector.resizing.kind,
@@ -81,31 +80,31 @@ def _beside(path, suffix):
 
 
 def export_detector(detector, parameters=None):
-    """jax.export.Exported of `detect_pictures` for PLATFORMS; batch, height and width are symbolic.
+    """jax.export.Exported of `detect_images` for PLATFORMS; batch, height and width are symbolic.
 
-    It takes images and sizes, and before them `parameters`, {name: array}, where these are given; else they are inside.
+    Its arguments are images and sizes; if `parameters` {name: array} are given, they come first, else they are inside.
     """
     batch, height, width = export.symbolic_shape("batch, height, width")
     images = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8)
     sizes = jax.ShapeDtypeStruct((batch, 2), jnp.int32)
     if parameters is None:
-        function = functools.partial(detect_pictures, detector, detector.variables)
+        function = functools.partial(detect_images, detector, detector.variables)
         return export.export(jax.jit(function), platforms=PLATFORMS)(images, sizes)
 
     def function(parameters, images, sizes):
-        return detect_pictures(detector, unflatten_dict(parameters, sep="/"), images, sizes)
+        return detect_images(detector, unflatten_dict(parameters, sep="/"), images, sizes)
 
     shapes = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in parameters.items()}
     return export.export(jax.jit(function), platforms=PLATFORMS)(shapes, images, sizes)
 
 
-def detect_pictures(detector, variables, images, sizes):
-    """What `detector(picture)` does, for a batch and without leaving the device.
+def detect_images(detector, variables, images, sizes):
+    """What `detector(image)` does, for a batch, on the device.
 
-    images uint8 [B, H, W, 3], RGB, each in the upper left corner of its row; sizes int32 [B, 2], height and width of each,
-    zeros where there is none. Returns {"boxes" [B, D, 4] x1 y1 x2 y2 in pixels of the picture, "scores" [B, D] best first,
-    "labels" [B, D], "valid" [B, D]}; what is not valid is 0. Landscape and portrait pictures go through the network at their
-    own padded shape each, so a batch of both costs two passes.
+    images uint8 [B, H, W, 3], RGB, each in the upper left corner of its row; sizes int32 [B, 2], the height and width of each
+    image, zeros for none. Returns {"boxes" [B, D, 4] x1 y1 x2 y2 in pixels of the image, "scores" [B, D] best first,
+    "labels" [B, D], "valid" [B, D]}; rows that are not valid are 0. Landscape and portrait images have padded shapes of
+    their own, so a batch of both takes two passes through the network.
     """
     resizing = detector.resizing
     resized = resized_sizes(sizes, resizing.short_side, resizing.longest_side, resizing.kind)
@@ -127,18 +126,18 @@ def detect_pictures(detector, variables, images, sizes):
 
 
 def _detect_shape(detector, shape, resized, arguments):
-    """The pictures of one padded shape; `resized` is 0 for those of the other."""
+    """Detections for the images of one padded shape; `resized` is 0 for the others."""
     variables, images, sizes = arguments
-    pictures = resize(images, sizes, resized, shape, detector.resizing.kind)
-    found = detector.model.apply(variables, pictures, resized, method="detect")
+    images = resize(images, sizes, resized, shape, detector.resizing.kind)
+    found = detector.model.apply(variables, images, resized, method="detect")
     return Detections(*found)
 
 
 def check(path, detector, parameters_path=None):
-    """Loads a written file, runs it on drawn scenes of several sizes, and returns how well it agrees with the detector.
+    """Loads a written file, runs it on drawn scenes of several sizes, and says how well it agrees with the detector.
 
-    Raises ValueError where a detection differs by more than TOLERANCES allow or has no partner. Those without one are left out
-    where their score is so near to the threshold, or to the last of a full list, that rounding decides whether they are found.
+    Raises ValueError if a detection differs by more than TOLERANCES, or has no partner. A detection may lack a partner if its
+    score is so close to the threshold, or to the last of a full list, that rounding decides.
     """
     run = jax.jit(export.deserialize(bytearray(path.read_bytes())).call)
     parameters = [load_file(parameters_path)] if parameters_path else []
@@ -148,7 +147,7 @@ def check(path, detector, parameters_path=None):
         images[row, :height, :width] = scenes.draw_scene(0, row, height, width)[0]
     found = jax.device_get(run(*parameters, images, np.array(sizes, np.int32)))
     if found["valid"][-1].any():
-        raise ValueError(f"{path} finds something where there is no picture")
+        raise ValueError(f"{path} detects something in a row without an image")
     model = detector.config.model
     tolerance = TOLERANCES[model.dtype]
     count, worst = 0, 0.0
@@ -174,10 +173,10 @@ def check(path, detector, parameters_path=None):
 
 
 def difference(a, b, side, least=0.0):
-    """The most that two lists of detections of one picture differ: in score, or in boxes as a share of `side` pixels.
+    """The largest difference between two lists of detections of one image: of scores, or of boxes relative to `side` pixels.
 
-    Each detection whose score is at least `least` is compared with the nearest of its label in the other list, since equal
-    scores have no order. Infinite where one list has a label that the other lacks.
+    Since equal scores have no order, each detection with a score of at least `least` is compared with the nearest one of its
+    label in the other list. Infinite if the other list lacks its label.
     """
     if len(a["scores"]) == len(b["scores"]) == 0:
         return 0.0

@@ -1,7 +1,7 @@
-"""A detector as a small HTTP service: POST a picture, get its detections.
+"""A detector as a small HTTP service: POST an image, get its detections.
 
-Pictures are decoded in a few threads and detected in one (jaxdet.inference.batching). What the service may take is limited in bytes,
-pixels, number and time, each with a status and a JSON error of its own; bodies stay in memory, and no file is read or written.
+Images are decoded in a few threads and detected in one (jaxdet.inference.batching). Bytes, pixels, number and time of the
+requests are limited, each with a status and a JSON error of its own. Bodies stay in memory; no file is read or written.
 """
 
 import asyncio
@@ -37,70 +37,72 @@ from jaxdet.inference.drawing import draw
 from jaxdet.inference.serve_page import PAGE
 
 DRAWN = {"image/png": "PNG", "image/jpeg": "JPEG"}
-DECODERS = 2  # pictures in memory at full size at a time
+DECODERS = 2  # images at full size in memory at the same time
 
 
 class Refused(Exception):
-    """An answer other than detections: HTTP status, a word for programs, a sentence for people."""
+    """A refused request: HTTP status, an error code for programs, a message for people."""
 
     def __init__(self, status, error, message):
         self.status, self.error, self.message = status, error, message
 
 
 def serve(workdir, host, port, **limits):
-    """Serves the detector of a workdir until SIGINT or SIGTERM, then answers what was accepted and returns.
+    """Serves the detector of a workdir until SIGINT or SIGTERM, then answers the accepted requests and returns.
 
-    limits: see jaxdet.config.limits. Raises FileNotFoundError where there is no run, OSError where the port is not free,
-    ValueError where it is none, or as `application`.
+    limits: see jaxdet.config.limits. Raises FileNotFoundError if there is no run, OSError if the port is taken, ValueError if
+    it is not a port number, or as `application`.
     """
     if not 0 <= port < 65536:
         raise ValueError(f"--port is {port}; ports are 0 to 65535")
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     with listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))  # before the minutes of compilation; nobody is let in yet
+        listener.bind(
+            (host, port)
+        )  # before the compilation, which takes minutes; no connection is accepted yet
         detector = jaxdet.load(workdir)
         app = application(detector, **limits)
         shown = f"[{host}]" if ":" in host else host
         print(f"compiled {app.state.batches.start()} shapes", flush=True)
-        # longer than clients keep idle connections: else one closes under a request that is just being sent
+        # longer than clients keep idle connections, so that none is closed while a client sends a request
         config = uvicorn.Config(
             app,
             log_level="warning",
             access_log=False,
             lifespan="on",
-            http="h11",  # whose heads are bounded
+            http="h11",  # limits the size of a request header
             timeout_keep_alive=75,
             timeout_graceful_shutdown=app.state.seconds,
         )
         server = uvicorn.Server(config)
         listener.listen(1024)
         print(f"{workdir} on http://{shown}:{listener.getsockname()[1]}", flush=True)
-        for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again when it is done
+        for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again at its end
             signal.signal(number, lambda *_: None)
         server.run(sockets=[listener])
 
 
 def application(detector, **limits):
-    """The ASGI application; `app.state.batches.start()` before its first request.
+    """The ASGI application. Call `app.state.batches.start()` before the first request.
 
-    limits: those of jaxdet.config.limits that are not to be the default. `app.state.seconds` is what a request takes at
-    most. Raises ValueError where max_pixels is above `PIL.Image.MAX_IMAGE_PIXELS`, which would be refused all the same.
+    limits: values of jaxdet.config.limits other than the defaults. `app.state.seconds` is the longest time of a request.
+    Raises ValueError if max_pixels is above `PIL.Image.MAX_IMAGE_PIXELS`, because Pillow would refuse such images.
     """
     limits = Limits(**limits)
     if Image.MAX_IMAGE_PIXELS is not None and limits.max_pixels > Image.MAX_IMAGE_PIXELS:
         raise ValueError(
-            f"--max-pixels is {limits.max_pixels}; pictures of more than {Image.MAX_IMAGE_PIXELS} are not decoded"
+            f"--max-pixels is {limits.max_pixels}, but Pillow decodes at most {Image.MAX_IMAGE_PIXELS} pixels"
         )
     registry = prometheus_client.CollectorRegistry()
     answers = prometheus_client.Counter(
-        "jaxdet_answers", "Answers to pictures, by HTTP status.", ["status"], registry=registry
+        "jaxdet_answers", "Answers to images, by HTTP status.", ["status"], registry=registry
     )
     seconds = prometheus_client.Histogram(
-        "jaxdet_answer_seconds", "From a request's head to its answer.", registry=registry
+        "jaxdet_answer_seconds", "From a request's header to its answer.", registry=registry
     )
     batches_seen = prometheus_client.Histogram(
-        "jaxdet_batch_pictures", "Pictures in a batch.", buckets=(1, 2, 4, 8, 16, 32), registry=registry
+        "jaxdet_batch_pictures", "Images in a batch.", buckets=(1, 2, 4, 8, 16, 32), registry=registry
     )
     taken = prometheus_client.Gauge("jaxdet_requests", "Requests being worked on.", registry=registry)
     batches = Batches(detector, limits.batch_size, limits.max_requests, batches_seen.observe)
@@ -112,8 +114,8 @@ def application(detector, **limits):
         return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
 
     def submit(body):
-        """In one step, so that no more than DECODERS pictures are held at full size."""
-        image = picture(body, limits.max_pixels)
+        """Decodes and submits in one step, so that at most DECODERS images at full size are in memory."""
+        image = decode_body(body, limits.max_pixels)
         return image.shape[:2], batches.submit(image)
 
     async def detections(body):
@@ -160,7 +162,7 @@ def application(detector, **limits):
         except Refused as refusal:
             headers = {}
             if not getattr(request.state, "whole", False):
-                # what is left of the body would be taken for the next request
+                # the rest of the body would be taken for the next request
                 headers["Connection"] = "close"
                 if refusal.status != 408:
                     await drain(request, 4 * limits.max_bytes)
@@ -169,7 +171,7 @@ def application(detector, **limits):
             response = problem(400, "gone", "the body was not sent to its end")
         except Exception as error:
             response = problem(500, "failed", f"{type(error).__name__} in the detector; the log has more")
-            uvicorn.config.logger.exception("a picture failed", exc_info=error)
+            uvicorn.config.logger.exception("an image failed", exc_info=error)
         answers.labels(response.status_code).inc()
         seconds.observe(time.perf_counter() - started)
         return response
@@ -198,7 +200,7 @@ def application(detector, **limits):
         exception_handlers={HTTPException: http_problem},
     )
     app.state.batches = batches
-    app.state.seconds = limits.body_seconds + limits.answer_seconds + 2  # a refusal reads on for a second
+    app.state.seconds = limits.body_seconds + limits.answer_seconds + 2  # a refusal reads for one more second
     return app
 
 
@@ -209,14 +211,14 @@ def problem(status, error, message, headers=None):
 
 
 def http_problem(request, error):
-    """Starlette's own 404 and 405 as JSON too."""
+    """Starlette's own 404 and 405 as JSON."""
     words = {404: "not_found", 405: "wrong_method"}
-    message = f"{error.detail}: POST a picture to /detect, or GET /, /health or /metrics"
+    message = f"{error.detail}: POST an image to /detect, or GET /, /health or /metrics"
     return problem(error.status_code, words.get(error.status_code, "refused"), message, error.headers)
 
 
 def busy():
-    return Refused(503, "busy", "too many pictures are waiting; try again")
+    return Refused(503, "busy", "too many images are waiting; try again")
 
 
 def wanted(request):
@@ -242,16 +244,16 @@ def wanted(request):
 
 
 def check_type(request):
-    """Raises Refused where the body's type is not one that holds a picture."""
+    """Raises Refused if the type of the body cannot hold an image."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if not (kind.startswith("image/") or kind in ("application/octet-stream", "multipart/form-data")):
-        message = f"Content-Type is {kind or 'missing'}; send image/jpeg or another image type, or multipart/form-data"
+        message = f"Content-Type is {kind or 'missing'}; send an image type or multipart/form-data"
         raise Refused(415, "wrong_type", message)
 
 
 async def read(request, max_bytes, body_seconds):
-    """The picture's bytes: the body, or of a multipart form its first file."""
-    too_large = Refused(413, "too_large", f"a body may have {max_bytes} bytes")
+    """The bytes of the image: the body, or the first file of a multipart form."""
+    too_large = Refused(413, "too_large", f"a body may have at most {max_bytes} bytes")
     length = request.headers.get("content-length", "0")
     if length.isdigit() and int(length) > max_bytes:
         raise too_large
@@ -274,7 +276,7 @@ async def read(request, max_bytes, body_seconds):
     except TimeoutError:
         raise Refused(408, "slow_body", f"the body did not arrive within {body_seconds:g} s") from None
     except (MultiPartException, KeyError) as error:
-        raise Refused(400, "bad_form", f"no multipart form that can be read: {error}") from None
+        raise Refused(400, "bad_form", f"the multipart form cannot be read: {error}") from None
     try:
         files = [value for _, value in form.multi_items() if not isinstance(value, str)]
         if not files:
@@ -285,11 +287,13 @@ async def read(request, max_bytes, body_seconds):
 
 
 async def drain(request, most):
-    """Takes in what is still being sent, for a second: a client that is cut off in the middle never reads why."""
-    if request.headers.get("expect"):  # it asked before sending
+    """Reads the rest of a body for a second. A client that is cut off while sending would never read the error."""
+    if request.headers.get("expect"):  # it has not sent the body yet
         return
     received = 0
-    with contextlib.suppress(TimeoutError, ClientDisconnect, RuntimeError):  # the last: all of it was read
+    with contextlib.suppress(
+        TimeoutError, ClientDisconnect, RuntimeError
+    ):  # RuntimeError: it was read to the end
         async with asyncio.timeout(1):
             async for chunk in request.stream():
                 received += len(chunk)
@@ -297,18 +301,18 @@ async def drain(request, most):
                     return
 
 
-def picture(body, max_pixels):
-    """Decodes a body. Raises Refused where it is no picture, of too many pixels, or damaged."""
+def decode_body(body, max_pixels):
+    """Decodes a body. Raises Refused if it is not an image, has too many pixels, or is damaged."""
     many = functools.partial(Refused, 422, "too_many_pixels")
     try:
         with Image.open(io.BytesIO(body), formats=FORMATS) as image:
             width, height = image.size
     except Image.DecompressionBombError:
-        raise many(f"a picture may have {max_pixels} pixels") from None
+        raise many(f"an image may have at most {max_pixels} pixels") from None
     except Exception:  # the decoders raise a dozen types on corrupt bytes
-        raise Refused(400, "not_a_picture", "the body is no picture in a known format") from None
+        raise Refused(400, "not_a_picture", "the body is not an image in a known format") from None
     if width * height > max_pixels:
-        raise many(f"the picture says it has {width} x {height} pixels; it may have {max_pixels}")
+        raise many(f"the image has {width} x {height} pixels; at most {max_pixels} are allowed")
     try:
         return decode(body)
     except ValueError as error:
@@ -316,8 +320,9 @@ def picture(body, max_pixels):
 
 
 def drawing(body, found, names, threshold, kind):
-    """The encoded picture with its detections."""
-    drawn = draw(decode(body), *(found[n] for n in ("boxes", "scores", "labels")), names, threshold=threshold)
+    """The encoded image with its detections."""
+    boxes, scores, labels = found["boxes"], found["scores"], found["labels"]
+    drawn = draw(decode(body), boxes, scores, labels, names, threshold=threshold)
     buffer = io.BytesIO()
     drawn.save(buffer, DRAWN[kind])
     return buffer.getvalue()

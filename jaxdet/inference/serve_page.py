@@ -15,7 +15,7 @@ PAGE = """<!doctype html>
   pre { overflow: auto; background: #f3f3f3; padding: .5rem; max-height: 20rem }
 </style>
 <h1>jaxdet</h1>
-<label class="drop" id="drop">Drop a picture here, or choose one<input type="file" id="file" accept="image/*"></label>
+<label class="drop" id="drop">Drop an image here, or choose one<input type="file" id="file" accept="image/*"></label>
 <p><label>Lowest score <input type="range" id="threshold" min="0.05" max="0.95" step="0.05" value="0.5">
 <output id="shown">0.5</output></label></p>
 <p id="status" role="status"></p>
@@ -23,13 +23,13 @@ PAGE = """<!doctype html>
 <pre id="json" hidden></pre>
 <script>
   const at = id => document.getElementById(id);
-  let picture = null, latest = 0;
+  let image = null, latest = 0;
   async function detect() {
-    if (!picture) return;
+    if (!image) return;
     const mine = ++latest;
     at("status").textContent = "Looking ...";
     const ask = answer => fetch(`detect?answer=${answer}&threshold=${at("threshold").value}`, {
-      method: "POST", headers: {"Content-Type": "application/octet-stream"}, body: picture});
+      method: "POST", headers: {"Content-Type": "application/octet-stream"}, body: image});
     try {
       const found = await ask("json"), said = await found.json();
       if (mine !== latest) return;
@@ -49,7 +49,7 @@ PAGE = """<!doctype html>
       at("drawn").hidden = at("json").hidden = true;
     }
   }
-  const take = files => { if (files.length) { picture = files[0]; detect(); } };
+  const take = files => { if (files.length) { image = files[0]; detect(); } };
   at("file").addEventListener("change", event => take(event.target.files));
   at("threshold").addEventListener("input", event => at("shown").textContent = event.target.value);
   at("threshold").addEventListener("change", detect);

@@ -1,4 +1,4 @@
-"""Videos, by PyAV: the detections of every frame drawn, at the frame rate and the times of the original."""
+"""Videos, by PyAV: draws the detections of every frame, with the frame rate and times of the original."""
 
 import fractions
 import json
@@ -17,14 +17,14 @@ from jaxdet.inference.drawing import draw
 
 
 def predict_video(detector, path, output, threshold=0.5):
-    """Writes `output`, an .mp4 (H.264) of the frames with their detections drawn, and beside it a .jsonl with a line a frame.
+    """Writes `output`, an .mp4 (H.264) of the frames with their detections drawn, and a .jsonl with one line per frame.
 
-    A line is {"frame": number from 0, "time": seconds, "detections": as in detections.json}. Frames keep their times, so
-    the frame rate is the original's, also where it varies. A picture that the file says is to be turned is turned. Sound is
-    left out; a side of an odd number of pixels grows by one, which H.264 asks for. The files appear when they are whole.
+    A line is {"frame": number from 0, "time": seconds, "detections": as in detections.json}. Frames keep their times, so a
+    frame rate that varies is kept too. The rotation stored in the file is applied. There is no sound. A side with an odd
+    number of pixels grows by one, as H.264 requires. The files appear when they are complete.
 
-    Raises ValueError where the file is no video, holds no frame, or breaks off in the middle, or where FFmpeg cannot draw it
-    anew; OSError where it cannot be read.
+    Raises ValueError if the file is not a video, holds no frame, breaks off in the middle, or cannot be encoded again by
+    FFmpeg; OSError if it cannot be read.
     """
     names = [category["name"] for category in detector.categories]
     lines_path = output.with_suffix(".jsonl")
@@ -56,19 +56,23 @@ def predict_video(detector, path, output, threshold=0.5):
                 found = detector(image)
                 row = {"frame": count - 1, "time": round(float(time), 6), "detections": as_json(found, names)}
                 lines.write(json.dumps(row) + "\n")
-                drawn = np.asarray(draw(image, *found.values(), names, threshold=threshold))
-                drawn = np.pad(drawn, ((0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)), "edge")
+                drawn = draw(
+                    image, found["boxes"], found["scores"], found["labels"], names, threshold=threshold
+                )
+                drawn = np.pad(
+                    np.asarray(drawn), ((0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)), "edge"
+                )
                 frame = av.VideoFrame.from_ndarray(drawn, format="rgb24")
                 last = max(last + 1, round(time / time_base))
                 frame.pts, frame.time_base = last, time_base
                 target.mux(encoder.encode(frame))
             if encoder is None:
-                raise ValueError("this video holds no frame")
+                raise ValueError("this video has no frame")
             target.mux(encoder.encode())
         os.replace(partial[1], lines_path)
         os.replace(partial[0], output)
-    except (av.error.FFmpegError, ArithmeticError) as error:  # the latter of times that no video has
-        raise ValueError(f"its drawn video cannot be written: {error}") from error
+    except (av.error.FFmpegError, ArithmeticError) as error:  # ArithmeticError: impossible times
+        raise ValueError(f"the video with its detections cannot be written: {error}") from error
     finally:
         for file in partial:
             file.unlink(missing_ok=True)
@@ -82,14 +86,14 @@ def _open(file):
         raise ValueError(f"cannot be read as a video: {error.strerror}") from error
     if not source.streams.video:
         source.close()
-        raise ValueError("there is no video in this file")
+        raise ValueError("this file has no video stream")
     return source
 
 
 def _frames(source, stream, rate):
     """(uint8 [H, W, 3], time in seconds, a Fraction) of every frame.
 
-    Some containers round times to milliseconds: what is as near to a multiple of the rate's interval as that is put there.
+    Some containers round times to milliseconds. A time that is this close to a multiple of the frame interval is set to it.
     """
     time, shape = -1 / rate, None
     try:

@@ -13,7 +13,7 @@ from jaxdet.pages import plots
 
 
 def anchor_statistics(config, source, split):
-    """How well the anchors fit the boxes of a source that are not crowds, in pixels of the resized picture.
+    """How well the anchors fit the boxes of a source that are not crowds, in pixels of the resized image.
 
     split: config.data.train or .val; each of its short sides counts. Returns "count" of anchors and "shape" of the first batch shape,
     "positive_iou", "ious", "rows" (by size: boxes, shares that some anchor overlaps by each of the ious, median of the best IoU)
@@ -65,7 +65,7 @@ def anchor_statistics(config, source, split):
 
 
 def level_anchors(model, shape):
-    """Anchors of the model of a config on pictures padded to `shape`: arrays [h, w, ratios, 4], one a level."""
+    """Anchors of the model of a config on images padded to `shape`: arrays [h, w, ratios, 4], one a level."""
     network = FasterRCNN(**model)
     images = jnp.zeros((1, *shape, 3), jnp.uint8)
     pyramid = jax.eval_shape(
@@ -111,7 +111,7 @@ def _anchor_panels(rpn, boxes, best):
     return [
         plots.histogram(
             "Size of boxes (dashed: of the anchors)",
-            "√area, pixels of the resized picture",
+            "√area, pixels of the resized image",
             np.sqrt(sides.prod(1)),
             2 ** np.linspace(2, 10, 41),
             rpn.anchor_sizes,

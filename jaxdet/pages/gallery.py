@@ -1,4 +1,4 @@
-"""The pictures of a report: which ones, their files, and what is drawn over them by the page."""
+"""The images of a report: which ones, their files, and what is drawn over them by the page."""
 
 import numpy as np
 from PIL import Image
@@ -6,15 +6,15 @@ from PIL import Image
 from jaxdet.evaluation.errors import KINDS
 
 LONGEST_SIDE, QUALITY = 640, 80  # of the JPEG files; 80 of them stay below 10 MB
-PROPOSALS = 100  # best ones of a picture that can be shown
+PROPOSALS = 100  # best ones of an image that can be shown
 
 
 def check_choice(count, choice, seed=0):
     """Raises ValueError where `choose` cannot take these."""
     if count < 0:
-        raise ValueError(f"{count} pictures for the gallery: 0 or more")
+        raise ValueError(f"{count} images for the gallery: 0 or more")
     if choice not in ("random", "worst"):
-        raise ValueError(f"no choice of pictures {choice!r}: random or worst")
+        raise ValueError(f"no choice of images {choice!r}: random or worst")
     if seed < 0:
         raise ValueError(f"{seed} as the seed of the gallery: 0 or more")
 
@@ -22,7 +22,7 @@ def check_choice(count, choice, seed=0):
 def choose(truth, detections, errors, count, choice, seed=0):
     """Image ids of a gallery: "random" ones by `seed`, in rising order, or the "worst" by error, worst first.
 
-    The error of a picture is the sum of the scores of its false positives, and 1 less the score that found it for each box.
+    The error of an image is the sum of the scores of its false positives, and 1 less the score that found it for each box.
     truth: COCO JSON; detections: COCO results; errors: of `errors.analyse`. Raises ValueError for another choice.
     """
     check_choice(count, choice, seed)
@@ -41,10 +41,10 @@ def choose(truth, detections, errors, count, choice, seed=0):
 
 
 def overlays(truth, image_ids, runs):
-    """What the page draws over each picture, in JSON's types, by image id.
+    """What the page draws over each image, in JSON's types, by image id.
 
     runs: (detections, errors of `analyse`, proposals as {image id: (boxes x1 y1 x2 y2, scores)}) each; all boxes in the result are
-    x y width height in pixels of the original picture.
+    x y width height in pixels of the original image.
     """
     sizes = {image["id"]: (image["width"], image["height"]) for image in truth["images"]}
     names = {category["id"]: category["name"] for category in truth["categories"]}
@@ -116,11 +116,11 @@ def best_threshold(detections, errors):
     return int(100 * scores[order][f1.argmax()]) / 100
 
 
-def save_picture(image, path):
+def save_image(image, path):
     """Writes uint8 [H, W, 3] as a JPEG of at most LONGEST_SIDE pixels."""
-    picture = Image.fromarray(image)
-    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    picture.save(path, quality=QUALITY)
+    image = Image.fromarray(image)
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    image.save(path, quality=QUALITY)
 
 
 def hardest_negatives(detections, errors, count=24):
@@ -131,7 +131,7 @@ def hardest_negatives(detections, errors, count=24):
 
 
 def save_crop(image, bbox, path, side=240):
-    """Writes the part of a picture around a box x y width height; returns the box in percent of that part."""
+    """Writes the part of an image around a box x y width height; returns the box in percent of that part."""
     x, y, width, height = bbox
     half = 0.5 * max(width, height) * 1.6 + 2
     left, top = max(0, int(x + width / 2 - half)), max(0, int(y + height / 2 - half))

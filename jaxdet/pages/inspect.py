@@ -18,7 +18,7 @@ from jaxdet.pages.page import fresh_folder, render
 from jaxdet.runs.files import write_whole
 from jaxdet.training.validation import check_class_count, check_same_categories
 
-SAMPLES = {"train": 24, "val": 8}  # drawn pictures
+SAMPLES = {"train": 24, "val": 8}  # drawn images
 
 
 def inspect(config, output):
@@ -79,16 +79,16 @@ def inspect(config, output):
 
 
 def faults_of(source):
-    """Texts: what was left out and why, and pictures that do not decode (all are tried), with their image ids."""
+    """Texts: what was left out and why, and images that do not decode (all are tried), with their image ids."""
     by_reason = {}
     for item in source.skipped:
         by_reason.setdefault(item["reason"], []).append(item)
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         whole = pool.map(lambda i: source[i]["image"] is not None, range(len(source)))
-        whole = list(tqdm.tqdm(whole, total=len(source), unit="picture", desc="decoding", leave=False))
+        whole = list(tqdm.tqdm(whole, total=len(source), unit="image", desc="decoding", leave=False))
     broken = np.asarray(source.image_ids)[~np.array(whole, bool)].tolist()
     if broken:
-        by_reason["picture does not decode"] = [{"image_id": image_id} for image_id in broken]
+        by_reason["image does not decode"] = [{"image_id": image_id} for image_id in broken]
     texts = []
     for reason, items in by_reason.items():
         ids = sorted({item["image_id"] for item in items if item.get("image_id") is not None}, key=str)
@@ -141,18 +141,18 @@ def numbers_text(numbers, anchors):
     )
     return (
         f"  boxes: {sizes}; height / width {ratios[0]:.2f}, {ratios[1]:.2f}, {ratios[2]:.2f} "
-        f"(5%, half, 95%); at most {numbers['most boxes in a picture']} in a picture\n"
+        f"(5%, half, 95%); at most {numbers['most boxes in a picture']} in an image\n"
         f"  anchors reach {shares}; median of the best IoU {best['median']:.2f}"
     )
 
 
 def _panels(numbers):
     edges = np.arange(0, max(numbers["most boxes in a picture"], 10) + 2) - 0.5
-    return [plots.histogram("Boxes in a picture", "boxes", numbers["per_picture"], edges)]
+    return [plots.histogram("Boxes in an image", "boxes", numbers["per_picture"], edges)]
 
 
 def draw_samples(config, source, name, output):
-    """Draws the first pictures of a split as they come out of the pipeline; returns [{"file", "id", "size"}].
+    """Draws the first images of a split as they come out of the pipeline; returns [{"file", "id", "size"}].
 
     Resized, flipped and padded, with the boxes that are trained on.
     """
@@ -172,15 +172,15 @@ def draw_samples(config, source, name, output):
                 continue
             valid = batch["gt_valid"][row]
             several = len(names) > 1
-            picture = drawing.draw(
+            image = drawing.draw(
                 np.clip(np.rint(batch["images"][row]), 0, 255).astype(np.uint8),
                 batch["gt_boxes"][row][valid],
                 labels=batch["gt_labels"][row][valid] if several else None,
                 names=names if several else None,
             )
             file = f"samples/{name}-{len(samples):02d}.jpg"
-            picture.save(output / file, quality=85)
-            samples.append({"file": file, "id": image_id, "size": size, "shape": list(picture.size)})
+            image.save(output / file, quality=85)
+            samples.append({"file": file, "id": image_id, "size": size, "shape": list(image.size)})
         if len(samples) == SAMPLES[name]:
             break
     read.close()

@@ -18,17 +18,17 @@ def check_folder(folder, sign):
     return folder
 
 
-def fresh_folder(folder, sign, pictures):
-    """A folder for a page, with an empty subfolder for its pictures; the file `sign` tells a later call that both may be reused.
+def fresh_folder(folder, sign, images):
+    """A folder for a page, with an empty subfolder for its images; the file `sign` tells a later call that both may be reused.
 
-    An older page goes before its pictures do, so that index.html, where there is one, is whole. Raises ValueError where there
+    An older page goes before its images do, so that index.html, where there is one, is whole. Raises ValueError where there
     is something else in the folder, which might get lost.
     """
     folder = check_folder(folder, sign)
     write_whole(folder / sign, "{}\n")
     (folder / "index.html").unlink(missing_ok=True)
-    (folder / pictures).mkdir(exist_ok=True)
-    for old in (folder / pictures).glob("*.jpg"):
+    (folder / images).mkdir(exist_ok=True)
+    for old in (folder / images).glob("*.jpg"):
         old.unlink()
     return folder
 

@@ -11,7 +11,7 @@ from jaxdet.pages.page import check_folder
 from jaxdet.runs.workdir import Workdir
 from jaxdet.training.validation import evaluate_split
 
-# What of config.data.val says which pictures there are; the rest says how a model wants them
+# What of config.data.val says which images there are; the rest says how a model wants them
 SPLIT = (
     "source", "images", "annotations", "directory", "split", "scenes", "scenes_seed", "scenes_height",
     "scenes_width", "limit", "keep_empty",
@@ -19,7 +19,7 @@ SPLIT = (
 
 
 def write_report(workdir, other=None, output=None, overrides=(), choice=report_page.Choice()):  # noqa: B008
-    """Evaluates the best checkpoint of a workdir, and of another one on the same pictures, and writes the report.
+    """Evaluates the best checkpoint of a workdir, and of another one on the same images, and writes the report.
 
     The data are those of W/config.json with `overrides` (`--config.KEY=VALUE`). output: folder, W/report where none is given.
     Returns the path of its index.html. Raises ValueError or FileNotFoundError where workdirs and data do not go together, and,
@@ -50,7 +50,7 @@ def write_report(workdir, other=None, output=None, overrides=(), choice=report_p
             raise
         name = str(its_workdir)
         source = validation.source
-        print(f"{name}: AP {final(found.results)['AP']:.3f} on {len(source)} pictures")
+        print(f"{name}: AP {final(found.results)['AP']:.3f} on {len(source)} images")
         truth = source.ground_truth()
         if not validation.model.two_stage:
             truth = as_objects(truth)
@@ -92,18 +92,18 @@ def _lacks_data(config):
 
 def _where(workdir):
     return (
-        f"The pictures are looked for where {workdir.config_file} says. Run from the folder that training ran in, or name "
+        f"The images are looked for where {workdir.config_file} says. Run from the folder that training ran in, or name "
         "them: --config.data.val.images=DIR --config.data.val.annotations=FILE (data.val.directory for TFDS)"
     )
 
 
-def _facts(config, workdir, pictures, truth):
+def _facts(config, workdir, images, truth):
     boxes = sum(not row["iscrowd"] for row in truth["annotations"])
     split = config.data.val
     names = ", ".join(category["name"] for category in truth["categories"][:4])
     more = len(truth["categories"]) - 4
     return (
-        f"{pictures} pictures with {boxes} boxes of {names}" + (f" and {more} more" if more > 0 else ""),
+        f"{images} images with {boxes} boxes of {names}" + (f" and {more} more" if more > 0 else ""),
         {"coco": str(split.annotations), "tfds": str(split.directory)}.get(split.source, "drawn scenes"),
         f"ResNet-{config.model.backbone.depth}, short side {max(split.short_sides)}",
         f"checkpoint of step {workdir.best_step()}",

@@ -1,4 +1,4 @@
-"""The page that a person opens: one folder with index.html, its pictures and report.json; no server, no network."""
+"""The page that a person opens: one folder with index.html, its images and report.json; no server, no network."""
 
 import json
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ MEANINGS = {
     "APs": "small",
     "APm": "medium",
     "APl": "large",
-    "AR1": "with 1 detection a picture",
+    "AR1": "with 1 detection an image",
     "AR10": "with 10",
     "AR100": "with 100",
     "ARs": "small",
@@ -45,7 +45,7 @@ SECTIONS = (
     ("training", "Training"),
     ("precision", "Precision and recall"),
     ("errors", "Errors"),
-    ("gallery", "Pictures"),
+    ("gallery", "Images"),
     ("negatives", "Hardest negatives"),
     ("proposals", "Proposals"),
     ("anchors", "Anchors"),
@@ -69,7 +69,7 @@ class Run(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """Which pictures the gallery has: how many, "random" ones by a seed or the "worst" by error of the first run."""
+    """Which images the gallery has: how many, "random" ones by a seed or the "worst" by error of the first run."""
 
     count: int = 80
     how: str = "random"
@@ -77,9 +77,9 @@ class Choice(NamedTuple):
 
 
 def write(folder, runs, read_image, anchors, facts=(), choice=Choice()):  # noqa: B008
-    """Writes the report of one run, or of two side by side, on the same pictures; returns the path of index.html.
+    """Writes the report of one run, or of two side by side, on the same images; returns the path of index.html.
 
-    read_image: image id -> uint8 [H, W, 3], or None where it does not decode; such pictures are left out of the gallery.
+    read_image: image id -> uint8 [H, W, 3], or None where it does not decode; such images are left out of the gallery.
     anchors: what `anchors.anchor_statistics` returns. facts: short texts for the head of the page. Raises ValueError for a
     folder that holds something else, and for runs whose truth is not the same.
     """
@@ -97,12 +97,12 @@ def write(folder, runs, read_image, anchors, facts=(), choice=Choice()):  # noqa
     ids = gallery.choose(first.truth, first.detections, errors[0], choice.count, choice.how, choice.seed)
     found = [(run.detections, error, run.proposals) for run, error in zip(runs, errors, strict=True)]
     overlays = gallery.overlays(first.truth, ids, found)
-    pictures = []
+    images = []
     for image_id in ids:
         if (image := read_image(image_id)) is not None:
             overlays[image_id]["file"] = f"pictures/{image_id}.jpg"
-            gallery.save_picture(image, folder / overlays[image_id]["file"])
-            pictures.append(overlays[image_id])
+            gallery.save_image(image, folder / overlays[image_id]["file"])
+            images.append(overlays[image_id])
 
     page = render(
         "report.html",
@@ -123,7 +123,7 @@ def write(folder, runs, read_image, anchors, facts=(), choice=Choice()):  # noqa
             for kind in errors[0].cost
         ],
         largest_cost=max(*(cost for error in errors for cost in error.cost.values()), 1e-9),
-        pictures=pictures,
+        images=images,
         image_count=len(first.truth["images"]),
         chosen={"random": f"drawn by seed {choice.seed}", "worst": "those with the largest error first"}[
             choice.how
@@ -138,7 +138,7 @@ def write(folder, runs, read_image, anchors, facts=(), choice=Choice()):  # noqa
             "Share of right detections by score",
             [(view["letter"] or "detections", view["calibration"]) for view in views],
         ),
-        overlays={"letters": letters, "pictures": pictures},
+        overlays={"letters": letters, "images": images},
     )
     of_runs = {
         run.name: {
@@ -195,7 +195,7 @@ def _view(folder, letter, run, errors, read_image):
         ("AP", best[1]["AP"], best[0]),
         ("AP50", best[1]["AP50"], "IoU .50"),
         ("AP of the RPN alone", alone, "first stage as the detector"),
-        ("AR of proposals", run.results["proposals"].get("AR@1000", -1), "1000 a picture"),
+        ("AR of proposals", run.results["proposals"].get("AR@1000", -1), "1000 an image"),
     ]
     negatives = []
     for number, row in enumerate(gallery.hardest_negatives(run.detections, errors)):

@@ -25,12 +25,13 @@ def train(argv):
 def evaluate(argv):
     """Evaluates as the command line says, whose first word is the name of the command."""
     _define_flags("Folder of the run.", required=["workdir"])
-    flags.DEFINE_integer("pictures", 24, "How many images of the split to draw.", lower_bound=0)
+    flags.DEFINE_integer("images", 24, "How many images of the split to draw.", lower_bound=0)
+    flags.DEFINE_alias("pictures", "images")  # its name in earlier versions
 
     def run(config):
         from jaxdet.training.validation import evaluate_run  # after the flags: a misspelt one answers at once
 
-        evaluate_run(config, FLAGS.workdir, FLAGS.pictures)
+        evaluate_run(config, FLAGS.workdir, FLAGS.images)
 
     _main(argv, run)
 
@@ -39,14 +40,12 @@ def _define_flags(workdir, required):
     default = "" if "config" in required else " Default: the config of the workdir."
     flags.DEFINE_string("config", None, f"Config file or recipe, FILE[:ARGUMENT].{default}")
     flags.DEFINE_string("workdir", None, workdir)
-    flags.DEFINE_bool(
-        "distributed", False, "One process of several, as the cluster's own variables tell JAX."
-    )
+    flags.DEFINE_bool("distributed", False, "One process of several; JAX reads the cluster's own variables.")
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, of several processes.")
     flags.DEFINE_integer("processes", None, "How many processes there are.", lower_bound=1)
-    flags.DEFINE_integer("process", None, "Which of them this one is, from 0.", lower_bound=0)
+    flags.DEFINE_integer("process", None, "Index of this process, from 0.", lower_bound=0)
     flags.DEFINE_integer(
-        "heartbeat_seconds", 100, "A process silent for so long is dead, and the others end.", lower_bound=1
+        "heartbeat_seconds", 100, "If a process is silent for this long, the others end.", lower_bound=1
     )
     flags.mark_flags_as_required(required)
 

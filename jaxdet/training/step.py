@@ -82,7 +82,7 @@ def train_step(state, batch, *, model, optimizer, config):
         (gradient, batch_stats), metrics = one_part((zero, state.batch_stats), batch)
     else:
         zero = jax.tree.map(jnp.zeros_like, state.trainable)
-        # every parts-th picture, so that each device keeps its own
+        # every parts-th image, so that each device keeps its own
         split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
         (gradient, batch_stats), metrics = jax.lax.scan(one_part, (zero, state.batch_stats), split)
         gradient = jax.tree.map(lambda g: g / parts, gradient)

@@ -107,7 +107,7 @@ def test_pictures_of_what_the_rpn_finds_among_several_categories(evaluated, tmp_
     source = pipeline.open_source(evaluated.config.data.val, None)
     rows = [{"image_id": 501, "category_id": 1, "bbox": [5, 5, 20, 20], "score": 0.9}]
     categories = validation.evaluation.rpn_categories(source.categories)
-    validation.draw_pictures(tmp_path / "pictures", source, rows, categories, 1)
+    validation.draw_images(tmp_path / "pictures", source, rows, categories, 1)
     assert (tmp_path / "pictures" / "all.png").exists()
 
 

@@ -1,10 +1,10 @@
 "use strict";
 (() => {
-  const { letters, pictures } = JSON.parse(document.getElementById("overlays").textContent);
-  const byId = new Map(pictures.map((picture) => [String(picture.id), picture]));
+  const { letters, images } = JSON.parse(document.getElementById("overlays").textContent);
+  const byId = new Map(images.map((image) => [String(image.id), image]));
   const element = (id) => document.getElementById(id);
   const list = element("pictures"), viewer = element("viewer"), tools = element("tools");
-  const home = document.createComment("tools"); // where the switches are while no picture is large
+  const home = document.createComment("tools"); // where the switches are while no image is large
   const css = getComputedStyle(document.documentElement);
   const colour = (name) => css.getPropertyValue(`--${name}`).trim();
   const colours = Object.fromEntries(["right", "wrong", "missed", "proposal"].map((name) => [name, colour(name)]));
@@ -22,34 +22,34 @@
     detection.kind === "correct" ? "right" : detection.kind === "ignored" ? "ignored" : "wrong";
 
   // Detections are matched best score first, so what a threshold leaves is matched as before.
-  function count(picture, run, { score }) {
-    const shown = picture.runs[run].detections.filter((detection) => detection.score >= score);
+  function count(image, run, { score }) {
+    const shown = image.runs[run].detections.filter((detection) => detection.score >= score);
     return {
       right: shown.filter((detection) => state(detection) === "right").length,
       wrong: shown.filter((detection) => state(detection) === "wrong").length,
-      missed: missed(picture, run, score).length,
+      missed: missed(image, run, score).length,
     };
   }
-  const missed = (picture, run, score) =>
-    picture.truth.filter((box, i) => !box.crowd && !(picture.runs[run].found[i] >= Math.max(score, 1e-9)));
+  const missed = (image, run, score) =>
+    image.truth.filter((box, i) => !box.crowd && !(image.runs[run].found[i] >= Math.max(score, 1e-9)));
   const words = ({ right, wrong, missed }) => `${right} right, ${wrong} wrong, ${missed} missed`;
 
-  function draw(canvas, picture, run, large) {
+  function draw(canvas, image, run, large) {
     const { clientWidth, clientHeight } = canvas, ratio = window.devicePixelRatio || 1;
     if (!clientWidth) return;
-    large = large && clientWidth > 560; // on a phone words would hide the picture
+    large = large && clientWidth > 560; // on a phone words would hide the image
     canvas.width = Math.round(clientWidth * ratio);
     canvas.height = Math.round(clientHeight * ratio);
     const context = canvas.getContext("2d"), now = settings();
     context.scale(ratio, ratio);
-    const scale = [clientWidth / picture.width, clientHeight / picture.height];
+    const scale = [clientWidth / image.width, clientHeight / image.height];
     const font = large ? 13 : 11;
     context.font = `600 ${font}px system-ui, sans-serif`;
     context.textBaseline = "top";
 
     function box([x, y, width, height], stroke, line, dash, tag, rim = 0.55) {
       const [left, top, w, h] = [x * scale[0], y * scale[1], width * scale[0], height * scale[1]];
-      context.setLineDash([]); // a dark line beneath shows the bright one on a bright picture
+      context.setLineDash([]); // a dark line beneath shows the bright one on a bright image
       context.lineWidth = line + 1.5;
       context.strokeStyle = `rgb(0 0 0 / ${100 * rim}%)`;
       context.strokeRect(left, top, w, h);
@@ -68,18 +68,18 @@
     }
 
     if (now.proposals)
-      for (const [x, y, w, h, score] of picture.runs[run].proposals.slice().reverse())
+      for (const [x, y, w, h, score] of image.runs[run].proposals.slice().reverse())
         if (score >= now.score) box([x, y, w, h], colours.proposal, 1, []);
     if (now.truth) {
-      const lost = new Set(now.detections ? missed(picture, run, now.score) : []);
-      for (const truth of picture.truth) {
+      const lost = new Set(now.detections ? missed(image, run, now.score) : []);
+      for (const truth of image.truth) {
         if (lost.has(truth)) box(truth.box, colours.missed, 2, [2, 3], large ? `? ${truth.name || "missed"}` : "?", 0.3);
         else box(truth.box, "#fff", 1, [5, 4], truth.crowd ? "crowd" : large && !now.detections ? truth.name : "", 0.25);
       }
     }
     if (now.detections) {
       const name = (detection) => (detection.name ? `${detection.name} ` : "");
-      for (const detection of picture.runs[run].detections.slice().reverse()) {
+      for (const detection of image.runs[run].detections.slice().reverse()) {
         if (detection.score < now.score) continue;
         const kind = state(detection), text = `${name(detection)}${short(detection.score)}`;
         if (kind === "right") box(detection.box, colours.right, 2, [], large ? text : "");
@@ -90,17 +90,17 @@
   }
 
   function drawFigure(figure) {
-    const picture = byId.get(figure.dataset.id);
-    figure.querySelectorAll("canvas").forEach((canvas, run) => draw(canvas, picture, run, false));
+    const image = byId.get(figure.dataset.id);
+    figure.querySelectorAll("canvas").forEach((canvas, run) => draw(canvas, image, run, false));
   }
 
   function update() {
     const now = settings(), totals = letters.map(() => ({ right: 0, wrong: 0, missed: 0 }));
     element("score-value").textContent = now.score.toFixed(2);
     for (const figure of figures) {
-      const picture = byId.get(figure.dataset.id);
+      const image = byId.get(figure.dataset.id);
       figure.querySelectorAll(".count").forEach((label, run) => {
-        const counted = count(picture, run, now);
+        const counted = count(image, run, now);
         for (const key in counted) totals[run][key] += counted[key];
         label.textContent = `${letters[run]} ✓${counted.right} ×${counted.wrong} ?${counted.missed}`;
         label.title = words(counted);
@@ -119,21 +119,21 @@
     list.append(...[...figures].sort((a, b) => rank.get(b) - rank.get(a)));
   }
 
-  // ---- one picture, large ----
+  // ---- one image, large ----
   function show(id) {
-    const picture = byId.get(id), figure = figures.find((other) => other.dataset.id === id), now = settings();
+    const image = byId.get(id), figure = figures.find((other) => other.dataset.id === id), now = settings();
     if (viewer.dataset.id !== id || !viewer.querySelector(".stage")) {
       viewer.dataset.id = id;
-      element("viewer-title").textContent = `Picture ${id}`;
+      element("viewer-title").textContent = `Image ${id}`;
       viewer.querySelector(".stages").replaceChildren(
         ...[...figure.querySelectorAll(".stage")].map((stage) => stage.cloneNode(true)));
-      viewer.style.setProperty("--aspect", picture.width / picture.height);
+      viewer.style.setProperty("--aspect", image.width / image.height);
     }
-    viewer.querySelectorAll("canvas").forEach((canvas, run) => draw(canvas, picture, run, true));
+    viewer.querySelectorAll("canvas").forEach((canvas, run) => draw(canvas, image, run, true));
     viewer.querySelector(".list").replaceChildren(...letters.map((letter, run) => {
       const line = document.createElement("p");
-      const shown = picture.runs[run].detections.filter((detection) => detection.score >= now.score);
-      line.textContent = (letter ? `${letter}: ` : "") + words(count(picture, run, now)) + (shown.length ? ": " : "") +
+      const shown = image.runs[run].detections.filter((detection) => detection.score >= now.score);
+      line.textContent = (letter ? `${letter}: ` : "") + words(count(image, run, now)) + (shown.length ? ": " : "") +
         shown.map((detection) => `${short(detection.score)} ${detection.name || ""} ${detection.kind}`.replace("  ", " ")).join(", ");
       return line;
     }));
