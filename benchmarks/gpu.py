@@ -8,7 +8,7 @@
 
 Parts, each in processes of its own: `models` (golden values of whole models, in float32 and bfloat16), `ops` (the quick
 tests of the operations), `speed` (benchmarks.run beside torchvision), `trace` (where a training step's time goes),
-`training` (configs/person_small.py on the pictures of --data for as long as --training-seconds allows) and `service` (pictures
+`training` (configs/person_small.py on the images of --data for as long as --training-seconds allows) and `service` (images
 a second over HTTP). After each, OUTPUT/gpu.json is written anew and OUTPUT/PART.log is what the part printed. A part that
 was cut off or never begun is run by the next call; OUTPUT/work/ holds what that needs, and is nothing to keep.
 """

@@ -20,13 +20,13 @@ def true_boxes(images, count, height, width):
 
 
 def pyramid():
-    """Feature maps P2..P5 of a picture of SIZE with 256 channels, float32 [H, W, 256] each."""
+    """Feature maps P2..P5 of an image of SIZE with 256 channels, float32 [H, W, 256] each."""
     rng = np.random.default_rng(2)
     return tuple(rng.standard_normal((SIZE[0] // s, SIZE[1] // s, 256), dtype=np.float32) for s in STRIDES)
 
 
 def proposals(count):
-    """float32 [count, 4] as a trained network's: half of them crowd around 20 objects, sizes from 16 pixels to the picture."""
+    """float32 [count, 4] as a trained network's: half of them crowd around 20 objects, sizes from 16 pixels to the image."""
     rng = np.random.default_rng(3)
     height, width = SIZE
     sides = np.exp(rng.uniform(np.log(16), np.log(600), (count, 1))) * np.exp(rng.normal(0, 0.3, (count, 2)))

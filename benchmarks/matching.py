@@ -1,4 +1,4 @@
-"""Matching many boxes to the anchors of a large picture: the whole IoU matrix beside blocks of boxes, memory and time.
+"""Matching many boxes to the anchors of a large image: the whole IoU matrix beside blocks of boxes, memory and time.
 
 python -m benchmarks.matching --boxes 64 500
 """

@@ -17,7 +17,7 @@ BANDWIDTH = {"H100": 3.35e12, "H200": 4.8e12, "A100": 2.0e12}  # bytes a second
 
 
 class Layer(NamedTuple):
-    """A convolution or dense layer of one picture: cells of input and output, kernel cells, channels."""
+    """A convolution or dense layer of one image: cells of input and output, kernel cells, channels."""
 
     part: str
     cells_in: int
@@ -30,7 +30,7 @@ class Layer(NamedTuple):
 
 
 def layers(height, width, rois):
-    """All layers of one picture."""
+    """All layers of one image."""
 
     def cells(stride):
         return -(-height // stride) * -(-width // stride)
@@ -75,7 +75,7 @@ def elements(layer, training):
 
 
 def total(height, width, rois, training):
-    """Operations and elements moved, of one picture."""
+    """Operations and elements moved, of one image."""
     found = layers(height, width, rois)
     return sum(operations(each, training) for each in found), sum(elements(each, training) for each in found)
 

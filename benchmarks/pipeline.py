@@ -1,4 +1,4 @@
-"""How fast pictures become batches, beside the floor: Pillow's decoding and resizing alone, in a plain loop.
+"""How fast images become batches, beside the floor: Pillow's decoding and resizing alone, in a plain loop.
 
     python -m benchmarks.pipeline --config configs/person_small.py --config.data.train.images=DIR \
         --config.data.train.annotations=FILE
@@ -49,7 +49,7 @@ def measure(config, pictures, rounds):
     source = pipeline.open_source(config.data.train, config.data.categories or None)
     files = source.source if isinstance(source, pipeline.Subset) else source
     if not isinstance(files, CocoSource):
-        raise SystemExit("the floor needs picture files: config.data.train.source=coco, or --drawn")
+        raise SystemExit("the floor needs image files: config.data.train.source=coco, or --drawn")
     path = dict(zip(files.image_ids.tolist(), files.file_names, strict=True))
     size, split = config.train.batch_size, config.data.train
     batches = pipeline.TrainingBatches(source, split, config.seed, size, pipeline.max_boxes(source))

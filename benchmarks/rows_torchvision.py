@@ -41,7 +41,7 @@ def _finish(run):
 
 
 def _model(height, width):
-    """R50-FPN for one class and the background, frozen as in its recipe; pictures keep their size."""
+    """R50-FPN for one class and the background, frozen as in its recipe; images keep their size."""
     torch.manual_seed(0)
     backbone = resnet_fpn_backbone(
         backbone_name="resnet50",
@@ -66,7 +66,7 @@ def _check_proposals(rpn, given, output):
     """Called after the RPN: as much work for the box head as jaxdet's has."""
     counts = [len(boxes) for boxes in output[0]]
     if set(counts) != {1000}:
-        raise ValueError(f"{counts} proposals, not 1000 a picture")
+        raise ValueError(f"{counts} proposals, not 1000 an image")
 
 
 def infer(height, width, batch=1, dtype="float32"):

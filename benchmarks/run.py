@@ -34,7 +34,7 @@ ROWS = {
     "nms_spread": ("nms", False),
     "nms_clustered": ("nms", True),
 }
-# Only where named: in bfloat16, pictures of --height x --width, (builder, batch)
+# Only where named: in bfloat16, images of --height x --width, (builder, batch)
 GPU_ROWS = {"train_gpu": ("train", 16), "infer_gpu_1": ("infer", 1), "infer_gpu_8": ("infer", 8)}
 LIBRARIES = ("jaxdet", "torchvision")
 
@@ -42,7 +42,7 @@ LIBRARIES = ("jaxdet", "torchvision")
 def measure(library, row, repeats, size):
     """One row as a dict: seconds (median, least, most), units, compilation in seconds, memory in MiB.
 
-    size: height and width of the pictures of GPU_ROWS.
+    size: height and width of the images of GPU_ROWS.
     """
     if library == "jaxdet":
         from benchmarks import rows

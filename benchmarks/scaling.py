@@ -86,7 +86,7 @@ def main():
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 8], help="virtual CPU devices")
     parser.add_argument("--tpu", nargs="+", metavar="SLICE", help="such as v5e:4x4 or v5p:2x2x2")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
-    parser.add_argument("--batch", type=int, default=2, help="pictures a device")
+    parser.add_argument("--batch", type=int, default=2, help="images a device")
     parser.add_argument("--shard-parameters", type=int, default=1, help="as config.train.shard_parameters")
     parser.add_argument("--height", type=int, default=800)
     parser.add_argument("--width", type=int, default=1344)
@@ -109,7 +109,7 @@ def main():
     else:
         slices = {f"{count} x cpu": jax.devices()[:count] for count in options.devices}
     print(
-        f"{options.batch} pictures of {options.height}x{options.width} a device, {config.model.dtype}; a device:"
+        f"{options.batch} images of {options.height}x{options.width} a device, {config.model.dtype}; a device:"
     )
     for name, devices in slices.items():
         started = time.perf_counter()

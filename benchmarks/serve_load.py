@@ -2,8 +2,8 @@
 
     python -m benchmarks.serve_load --workdir runs/person --pictures DIR
 
-Starts `python -m jaxdet serve` and sends pictures (drawn scenes where none are given), a share of them as something that no
-picture is: no image, cut in half, 100 megapixels declared, a wrong type, a client that stops in the middle of its body. Every
+Starts `python -m jaxdet serve` and sends images (drawn scenes where none are given), a share of them as something that no
+image is: no image, cut in half, 100 megapixels declared, a wrong type, a client that stops in the middle of its body. Every
 answer is compared with the detector's own or with the error it must be; the exit code is 1 where one is wrong. Then the
 service is told to end while requests are on their way: all that it took must be answered.
 """
@@ -27,7 +27,7 @@ from PIL import Image
 
 import jaxdet
 from jaxdet.config.limits import Limits
-from jaxdet.data.images import decode
+from jaxdet.data.decoding import decode
 from jaxdet.data.synthetic import scenes
 from jaxdet.inference.batching import Batches, detect_together
 from jaxdet.inference.export import difference
@@ -42,7 +42,7 @@ ERRORS = {
 
 
 def pictures(folder, count):
-    """Encoded pictures: the first of a folder, or drawn scenes of both orientations."""
+    """Encoded images: the first of a folder, or drawn scenes of both orientations."""
     if folder:
         return [path.read_bytes() for path in sorted(pathlib.Path(folder).glob("*.jpg"))[:count]]
     encoded = []
@@ -107,7 +107,7 @@ async def ask(client, url, kind, body):
 
 
 async def load(url, encoded, options, pid):
-    """Sends everything; returns (kind, picture, status, JSON) of each request, seconds, and memory over time in MiB."""
+    """Sends everything; returns (kind, image, status, JSON) of each request, seconds, and memory over time in MiB."""
     rng = random.Random(0)
     kinds = [
         rng.choice(list(ERRORS)) if rng.random() < options.broken else rng.choice(("good", "form"))
@@ -155,7 +155,7 @@ def answers_at(detector, image, sizes):
 
 
 def pictures_a_second(detector, images):
-    """Of the detector by itself, one picture after the other, decoded already."""
+    """Of the detector by itself, one image after the other, decoded already."""
     started = time.perf_counter()
     for image in images:
         detector(image)
@@ -183,7 +183,7 @@ def wrong_answers(answers, expected, labels):
         apart = min(difference(one, found, side) for one in expected[which])
         worst = max(worst, apart)
         if apart > 1e-4:
-            wrong.append(f"{kind}: picture {which} differs by {apart:.1e}")
+            wrong.append(f"{kind}: image {which} differs by {apart:.1e}")
     return wrong, worst
 
 
@@ -193,7 +193,7 @@ def main():
     )
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--pictures", metavar="DIR", help="folder of .jpg files (default: drawn scenes)")
-    parser.add_argument("--different", type=int, default=40, help="different pictures (default: 40)")
+    parser.add_argument("--different", type=int, default=40, help="different images (default: 40)")
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--broken", type=float, default=0.2, help="share of broken requests (default: .2)")
@@ -237,7 +237,7 @@ def main():
     print(f"{len(wrong)} wrong; detections differ by at most {worst:.1e}")
     print("\n".join(wrong[:10]))
     print(
-        f"{good / seconds:.2f} pictures a second; the detector alone, one after the other, {alone[0]:.2f} before and {alone[1]:.2f} after"
+        f"{good / seconds:.2f} images a second; the detector alone, one after the other, {alone[0]:.2f} before and {alone[1]:.2f} after"
     )
     print(
         f"memory {before:.0f} MiB before, {middle:.0f} in the middle, {(memory or [before])[-1]:.0f} at the end, {most:.0f} at most"

@@ -1,8 +1,8 @@
-"""A training for a given time on real pictures, and the AP that it comes to: as many epochs as fit.
+"""A training for a given time on real images, and the AP that it comes to: as many epochs as fit.
 
     python -m benchmarks.timed_training --data DIR --seconds 240 --workdir runs/timed [--config.any.key=value]
 
-DIR holds train.json and val.json (COCO) with their pictures in train/ and val/. train.py is told to end, as a scheduler would,
+DIR holds train.json and val.json (COCO) with their images in train/ and val/. train.py is told to end, as a scheduler would,
 --evaluation seconds before the time is over, and eval.py takes the rest. How many steps there are shows only then, so
 the rate stays as it is after its warmup, and the averaged parameters stand for what a cosine would do.
 """
@@ -32,7 +32,7 @@ RECIPE = {
 
 
 def data_flags(data):
-    """Flags that point a config at a folder of pictures."""
+    """Flags that point a config at a folder of images."""
     places = {"images": "{}", "annotations": "{}.json"}
     return [
         f"--config.data.{split}.{key}={data / place.format(split)}"

@@ -11,7 +11,7 @@ from configs import person
 
 
 def get_config():
-    """person.py with a smaller network and smaller pictures."""
+    """person.py with a smaller network and smaller images."""
     config = person.get_config()
     model = config.model
     model.backbone.update(depth=18, norm="group_norm", freeze_at=0)

@@ -25,7 +25,7 @@ from configs import person  # noqa: E402
 from jaxdet.data import pipeline  # noqa: E402
 from jaxdet.data.coco import summary  # noqa: E402
 
-PICTURES = 64
+IMAGES = 64
 
 
 def draw(folder, images, boxes):
@@ -33,21 +33,21 @@ def draw(folder, images, boxes):
     rng = np.random.default_rng(0)
     (folder / "drawn").mkdir(parents=True)
     (folder / "images").mkdir()
-    sizes = [(640, 480) if i % 3 else (480, 640) for i in range(PICTURES)]
+    sizes = [(640, 480) if i % 3 else (480, 640) for i in range(IMAGES)]
     for i, (width, height) in enumerate(sizes):
         coarse = Image.fromarray(rng.integers(0, 256, (height // 8, width // 8, 3), np.uint8))
         coarse.resize((width, height), Image.Resampling.BICUBIC).save(
             folder / "drawn" / f"{i}.jpg", quality=90
         )
     for i in range(images):
-        os.link(folder / "drawn" / f"{i % PICTURES}.jpg", folder / "images" / f"{i:012d}.jpg")
+        os.link(folder / "drawn" / f"{i % IMAGES}.jpg", folder / "images" / f"{i:012d}.jpg")
     with (folder / "data.json").open("w") as file:
         entries = (
             {
                 "id": i,
                 "file_name": f"{i:012d}.jpg",
-                "width": sizes[i % PICTURES][0],
-                "height": sizes[i % PICTURES][1],
+                "width": sizes[i % IMAGES][0],
+                "height": sizes[i % IMAGES][1],
             }
             for i in range(images)
         )
@@ -125,7 +125,7 @@ def main():
             print(f"batch {number}: MiB here and in each worker {[round(m) for m in held[-1]]}", flush=True)
             if number + options.batches // 10 >= options.batches:
                 break  # the workers end with the last batch
-    print(f"{number * options.batch_size / (time.perf_counter() - started):.1f} pictures a second")
+    print(f"{number * options.batch_size / (time.perf_counter() - started):.1f} images a second")
     read.close()
     half, last = np.array(held[len(held) // 2]), np.array(held[-1])
     growth = (last / half - 1).max()

@@ -10,11 +10,11 @@ to whole trainings by train.py. Every life is a process of its own, ended by SIG
     step        after a random step
     save        while a checkpoint is being written
     evaluation  while validation runs
-    results     while eval.py's part writes its files and pictures, once the training is through
+    results     while eval.py's part writes its files and images, once the training is through
     report      while the report is written over an older one
 
 After each kill every checkpoint under its final name must be whole, every JSON file must parse, and a report that has an index.html
-must have all its pictures; at the end state, metrics.jsonl, eval.json, detections.json and the report's numbers must be those
+must have all its images; at the end state, metrics.jsonl, eval.json, detections.json and the report's numbers must be those
 of the undisturbed run, bit for bit. Exits with 1 otherwise.
 """
 
@@ -140,11 +140,11 @@ def check(workdir):
 
 
 def check_report(folder):
-    """Raises an error where a page lacks its end, its numbers or one of its pictures."""
+    """Raises an error where a page lacks its end, its numbers or one of its images."""
     page = (folder / "index.html").read_text()
     pictures = set(re.findall(r"pictures/[\w-]+\.jpg", page))
     if not pictures or not page.rstrip().endswith("</html>"):
-        raise ValueError("a page without pictures or end")
+        raise ValueError("a page without images or end")
     json.loads((folder / "report.json").read_text())
     for picture in pictures:
         Image.open(folder / picture).load()

@@ -152,7 +152,7 @@ def convert(options):
     from jaxdet.interop import convert as interop
 
     if options.to:
-        print(interop.export(options.to, options.input, options.output))
+        print(interop.convert_back(options.to, options.input, options.output))
         return
     config = _config(options)
     chosen = options.classes, options.inputs, options.norm_epsilon

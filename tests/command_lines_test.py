@@ -184,7 +184,7 @@ def test_an_empty_data_set(tmp_path):
     (tmp_path / "data" / "train.json").write_text(json.dumps(content))
     printed = refused("train.py", config, f"--workdir={tmp_path / 'run'}")
     assert (
-        f"the data set is empty: none of the 8 pictures of {tmp_path}/data/train.json has a box of" in printed
+        f"the data set is empty: none of the 8 images of {tmp_path}/data/train.json has a box of" in printed
     )
     assert "a box of bicycle, person, dog" in printed
     assert not (tmp_path / "run").exists()

@@ -29,7 +29,7 @@ def shared():
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory):
-    """Folder with the few pictures of `tiny.write_data`; not to be changed."""
+    """Folder with the few images of `tiny.write_data`; not to be changed."""
     from tests import tiny
 
     folder = tmp_path_factory.mktemp("tiny") / "data"

@@ -121,7 +121,7 @@ def test_padded_rows_change_nothing(name):
 
 
 def test_features_touch_no_pixel_outside_of_a_picture():
-    """Real numbers as well as bytes: NaN and infinity in the padding, for a picture, a thin one and none."""
+    """Real numbers as well as bytes: NaN and infinity in the padding, for an image, a thin one and none."""
     model = FasterRCNN(**tiny.config().model)
     variables = tiny.variables(model)
     pixels = RNG.uniform(0, 255, (3, tiny.HEIGHT, tiny.WIDTH, 3)).astype(np.float32)

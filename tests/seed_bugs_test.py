@@ -77,7 +77,7 @@ def test_boxes_of_a_data_set_come_through_training_and_evaluation(tmp_path):
 
 
 def test_boxes_emptied_by_clipping_get_no_further():
-    """The best anchors and some class boxes are moved out of the picture: nothing of them is proposed, pooled, detected."""
+    """The best anchors and some class boxes are moved out of the image: nothing of them is proposed, pooled, detected."""
     config, batch = tiny.config(num_classes=1).model, tiny.batch()
     rpn = RPN(**(config.rpn.to_dict() | {"anchor_sizes": (8.0, 16.0), "post_nms_topk": (30, 30)}))
     head = BoxHead(num_classes=1, **config.roi_head)

@@ -1,4 +1,4 @@
-"""A detector of a few thousand parameters on a few pictures of coloured boxes: what the tests train.
+"""A detector of a few thousand parameters on a few images of coloured boxes: what the tests train.
 
 It is a config file too: `train.py --config tests/tiny.py:FOLDER` after `write_data(FOLDER)`.
 """
@@ -78,9 +78,9 @@ def picture(height, width, seed=0):
 
 
 def write_data(folder, portrait=True):
-    """COCO JSON and PNG files of 8 pictures to train on and 5 to evaluate on, of 64 x 96 pixels, every third upright.
+    """COCO JSON and PNG files of 8 images to train on and 5 to evaluate on, of 64 x 96 pixels, every third upright.
 
-    Boxes are of three categories, whose ids are not 1, 2, 3. One is a crowd, one picture has none.
+    Boxes are of three categories, whose ids are not 1, 2, 3. One is a crowd, one image has none.
     """
     for split, image_ids, seed in (("train", TRAIN_IDS, 0), ("val", VAL_IDS, 1)):
         rng = np.random.default_rng(seed)

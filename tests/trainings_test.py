@@ -33,7 +33,7 @@ def test_demo(tmp_path):
 
 
 def test_overfits_sixteen_real_images(shared, tmp_path):
-    """The 16 pictures of people with the lowest ids, 67 people from 3 pixels wide to the whole picture, learnt by heart.
+    """The 16 images of people with the lowest ids, 67 people from 3 pixels wide to the whole image, learnt by heart.
 
     Reached .986 with the box head and .695 without after 1,000 of these steps.
     """

@@ -20,7 +20,7 @@ from safetensors.numpy import save
 import jaxdet
 from jaxdet.data.tfds import TfdsSource
 from jaxdet.inference.export import export_detector
-from jaxdet.interop.files import read
+from jaxdet.interop.weights import read
 from tests import tiny
 from tests.audit import nothing_executed
 

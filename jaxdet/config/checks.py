@@ -64,7 +64,7 @@ def check_config(config):
 
 
 def _fill_added(config):
-    """Gives a config the keys that came later than it. Raises KeyError where their section is missing."""
+    """Gives a config the keys that came later than it. Raises KeyError if their section is missing."""
     flat = flatten(config.to_dict())
     added = {name: key.absent for name, key in KEYS.items() if key.absent is not None and name not in flat}
     with config.unlocked():
@@ -94,7 +94,7 @@ def nearest(key, keys):
 def config_from_json(content):
     """The config that a workdir's config.json holds, given its content, with the keys that came later than it.
 
-    Raises ValueError where it has a key or value that cannot be, or an error of Python where it is no config at all.
+    Raises ValueError if it has a key or value that cannot be, or an error of Python where it is no config at all.
     """
     config = ConfigDict(_with_tuples(content))
     for split in (config.data.train, config.data.val):
@@ -132,7 +132,7 @@ def changes(before, now):
 
 
 def check_same_model(before, now, workdir):
-    """Raises ValueError, key by key, where `model` differs beyond FREE: checkpoints hold another model."""
+    """Raises ValueError, key by key, if `model` differs beyond FREE: checkpoints hold another model."""
     changed = changes({"model": before.model.to_dict()}, {"model": now.model.to_dict()})
     lines = [f"  config.{key}: {change}" for key, change in changed.items() if not key.startswith(FREE)]
     if lines:
@@ -140,7 +140,7 @@ def check_same_model(before, now, workdir):
 
 
 def check_same_state(before, now, workdir):
-    """Raises ValueError where a checkpoint of `before` does not hold the state that `now` trains with."""
+    """Raises ValueError if a checkpoint of `before` does not hold the state that `now` trains with."""
     name, ema = (
         f"config.optimizer.{key}: {before.optimizer[key]} -> {now.optimizer[key]}" for key in ("name", "ema")
     )

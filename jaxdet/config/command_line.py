@@ -25,7 +25,7 @@ OVERRIDE = re.compile(r"--?(no)?config\.")
 def load_config(location):
     """The config of FILE[:ARGUMENT]; or of one of jaxdet's recipes by name, such as `person:torchvision`.
 
-    Raises FileNotFoundError, with the nearest name, where there is no such file, and ValueError where the
+    Raises FileNotFoundError, with the nearest name, if there is no such file, and ValueError if the
     file makes no config.
     """
     name, _, argument = location.partition(":")
@@ -41,7 +41,7 @@ def load_config(location):
 
 
 def _find(name):
-    """The file that makes a config. Raises FileNotFoundError where there is none."""
+    """The file that makes a config. Raises FileNotFoundError if there is none."""
     path = pathlib.Path(name)
     recipes = {recipe.stem: recipe for recipe in sorted(RECIPES.glob("*.py"))}
     recipe = name.removeprefix("configs/").removesuffix(".py")
@@ -110,7 +110,7 @@ def _no_flag(word):
 
 
 def _unknown_key(config, arguments):
-    """What to say of the first override whose key the config does not have; None where it has all of them."""
+    """What to say of the first override whose key the config does not have; None if it has all of them."""
     keys = list(flatten(config.to_dict()))
     for argument in arguments:
         name = OVERRIDE.sub("config.", argument.split("=")[0], count=1)

@@ -198,7 +198,7 @@ KEYS = {key.name: key for key in (
     Key("train.accumulation", 1, whole(1),
         "parts of a batch that are computed one after the other, to save memory", "parts"),
     Key("train.shard_parameters", 1, whole(1),
-        "devices that share one copy of the parameters and the optimiser's state", "devices", absent=1),
+        "devices that share one copy of the parameters and the optimizer's state", "devices", absent=1),
     Key("train.nonfinite", "stop", one_of("stop", "skip"),
         "what a loss or gradient that is not finite does: stop the run, or skip the step and name its images",
         absent="stop"),

@@ -10,7 +10,7 @@ from jaxtyping import Float64, Int, Int32, Int64
 
 from jaxdet.data.types import Category, Source, Targets
 
-# A box that leaves the picture by less is rounding (TFDS stores float32 fractions) and not counted as clipped.
+# A box that leaves the image by less is rounding (TFDS stores float32 fractions) and not counted as clipped.
 _ROUNDING = 1e-3  # pixels
 
 
@@ -43,14 +43,14 @@ class Annotations:
 
     Attributes:
       offsets: int64 [N + 1]; image i has the rows offsets[i] to offsets[i + 1].
-      boxes: float32 [n, 4], x1 y1 x2 y2 in pixels, clipped to the picture, never empty.
+      boxes: float32 [n, 4], x1 y1 x2 y2 in pixels, clipped to the image, never empty.
       labels: int32 [n].
       crowd: bool [n].
       area: float64 [n], the annotation's own, else the area of its box.
       original: float64 [n, 4], x y w h as the data set has them.
       ids: int64 [n], at least 1: the COCO API never matches an annotation whose id is 0.
       box_counts, crowd_counts: int32 [N], boxes that are not crowds, and those that are.
-      clipped_counts: int32 [N], boxes that reached over the picture's edge.
+      clipped_counts: int32 [N], boxes that reached over the image's edge.
     """
 
     def __init__(self, columns: Columns, sizes: Int[np.ndarray, "N 2"]) -> None:
@@ -128,7 +128,7 @@ def summary(source: Source) -> str:
     names = [category["name"] for category in source.categories]
     first = (
         f"{len(source)} images ({empty} without a box to train on), {boxes} boxes, {source.crowd_counts.sum()} crowd "
-        f"regions, {source.clipped_counts.sum()} boxes clipped to the picture"
+        f"regions, {source.clipped_counts.sum()} boxes clipped to the image"
     )
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     lines = [first + "; categories: " + ", ".join(names[:5]) + more]
@@ -157,7 +157,7 @@ def _corners(xywh: Float64[np.ndarray, "n 4"]) -> Float64[np.ndarray, "n 4"]:
 def _check(
     xywh: Float64[np.ndarray, "n 4"], sizes: Int[np.ndarray, "n 2"]
 ) -> tuple[Float64[np.ndarray, "n 4"], np.ndarray]:
-    """Clips boxes x y w h [n, 4] to pictures of `sizes` [n, 2]; float64 x1 y1 x2 y2 [n, 4] and a reason or "" each."""
+    """Clips boxes x y w h [n, 4] to images of `sizes` [n, 2]; float64 x1 y1 x2 y2 [n, 4] and a reason or "" each."""
     corners = _corners(xywh)
     limits = sizes[:, [1, 0, 1, 0]]
     boxes = np.clip(corners, 0, limits)
@@ -173,7 +173,7 @@ def _check(
         [
             "bbox holds NaN or infinity",
             "bbox empty or negative",
-            "bbox outside the picture",
+            "bbox outside the image",
             "bbox empty once clipped",
         ],
         default="",

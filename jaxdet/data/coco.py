@@ -1,7 +1,7 @@
-"""COCO JSON and a folder of pictures, as a random-access source of records.
+"""COCO JSON and a folder of images, as a random-access source of records.
 
 Everything that can be wrong with such a pair is found when the source is made, before a training step: what makes it
-unusable is an error that names the file and the key, what spoils one picture or one box is left out and listed in
+unusable is an error that names the file and the key, what spoils one image or one box is left out and listed in
 `skipped`. See docs/data.md.
 """
 
@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from jaxdet.data import images as pictures
+from jaxdet.data import decoding
 from jaxdet.data.annotations import Annotations, Columns, summary
 from jaxdet.data.coco_images import index_images
 from jaxdet.data.coco_json import choose_categories, load_json, short
@@ -27,15 +27,15 @@ Without any data: python train.py --config configs/person_demo.py --workdir runs
 
 
 class CocoSource:
-    """Pictures of a folder with the boxes of a COCO JSON file.
+    """Images of a folder with the boxes of a COCO JSON file.
 
     Attributes:
       categories: tuple of {"id", "name"}, ordered by id; a label is a position in it.
       image_ids: int64 [N], ascending.
-      sizes: int32 [N, 2], height and width of the pictures after the EXIF orientation.
-      box_counts, crowd_counts: int32 [N], boxes of each picture that are not crowds, and those that are.
-      clipped_counts: int32 [N], boxes of each picture that reached over its edge and were clipped to it.
-      skipped: list of {"reason", "image_id", "annotation_id", "file", "detail"}, one for each picture or annotation
+      sizes: int32 [N, 2], height and width of the images after the EXIF orientation.
+      box_counts, crowd_counts: int32 [N], boxes of each image that are not crowds, and those that are.
+      clipped_counts: int32 [N], boxes of each image that reached over its edge and were clipped to it.
+      skipped: list of {"reason", "image_id", "annotation_id", "file", "detail"}, one for each image or annotation
         left out, with the keys that apply.
 
     It can be pickled, and read from several threads.
@@ -47,7 +47,7 @@ class CocoSource:
         annotations: str | os.PathLike[str],
         categories: Iterable[str] | str | None = ("person",),
     ) -> None:
-        """Reads and checks the index; no picture is decoded.
+        """Reads and checks the index; no image is decoded.
 
         Args:
           images: folder that the `file_name` entries are relative to.
@@ -90,13 +90,13 @@ class CocoSource:
         return len(self.image_ids)
 
     def __getitem__(self, i: int) -> Record:
-        """Record of picture i: image_id, image uint8 [H, W, 3], boxes, labels, crowd and area.
+        """Record of image i: image_id, image uint8 [H, W, 3], boxes, labels, crowd and area.
 
         `image` is None where the file cannot be decoded, or no longer has the size it had when the index was made.
         """
         i = range(len(self))[i]  # negative ones, and IndexError beyond the end
         try:
-            image = pictures.decode(os.path.join(self.folder, self.file_names[i]))
+            image = decoding.decode(os.path.join(self.folder, self.file_names[i]))
         except (ValueError, OSError):
             image = None
         if image is not None and image.shape[:2] != tuple(self.sizes[i]):
@@ -104,7 +104,7 @@ class CocoSource:
         return {"image_id": int(self.image_ids[i]), "image": image, **self.annotations.record(i)}
 
     def ground_truth(self) -> dict[str, Any]:
-        """The pictures, annotations and categories kept here in COCO JSON form, boxes unclipped, crowds included.
+        """The images, annotations and categories kept here in COCO JSON form, boxes unclipped, crowds included.
 
         Ids are the data set's own; only an annotation without an id, or with id 0, gets a new one, since the COCO API
         never matches an annotation whose id is 0.

@@ -1,4 +1,4 @@
-"""The pictures that a COCO JSON lists, looked up in their folder: which are there, which are whole, how large they are."""
+"""The images that a COCO JSON lists, looked up in their folder: which are there, which are whole, how large they are."""
 
 import concurrent.futures
 import os
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from jaxdet.data import images as pictures
+from jaxdet.data import decoding
 from jaxdet.data.coco_json import entry_value
 
 MISSING = "image file missing"
@@ -17,10 +17,10 @@ LEAVES = "file_name leaves the image folder"
 
 
 class Images(NamedTuple):
-    """The usable pictures, ids ascending.
+    """The usable images, ids ascending.
 
     image_ids: int64 [N]. sizes: int32 [N, 2], height and width after the EXIF orientation. file_names: list of N, relative
-    to the folder. rows: {image id: row above, or None for a picture that was left out}. skipped: for each of those
+    to the folder. rows: {image id: row above, or None for an image that was left out}. skipped: for each of those
     {"reason", "image_id", "file"}, and "detail" where there is more to say.
     """
 
@@ -32,10 +32,10 @@ class Images(NamedTuple):
 
 
 def index_images(section: list[Any], folder: str, path: str) -> Images:
-    """Looks every entry of the JSON's "images" up in the folder; no picture is decoded. Returns `Images`.
+    """Looks every entry of the JSON's "images" up in the folder; no image is decoded. Returns `Images`.
 
     path: of the JSON, for messages. Raises ValueError for an entry that lacks a key or has a value of a wrong type, an id
-    below 0 or twice, and where no picture is usable.
+    below 0 or twice, and where no image is usable.
     """
     if not section:
         raise ValueError(f"{path}: images: the list is empty, so there is nothing to read")
@@ -163,7 +163,7 @@ def _chunk_sizes(paths: list[str]) -> list[tuple[int, int] | str]:
     sizes: list[tuple[int, int] | str] = []
     for path in paths:
         try:
-            sizes.append(pictures.checked_size(path))
+            sizes.append(decoding.checked_size(path))
         except (ValueError, OSError) as error:
             sizes.append(str(error))
     return sizes

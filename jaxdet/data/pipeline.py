@@ -1,8 +1,8 @@
 """From a source to batches of fixed shapes.
 
-The batch of step t is a pure function of (config, seed, t). Pictures are grouped by orientation into at most two
-shapes ("buckets"); each bucket is one endless stream of shuffled passes over its pictures, and the bucket of each
-step is drawn in proportion to its pictures. To resume at step t, start reading at t.
+The batch of step t is a pure function of (config, seed, t). Images are grouped by orientation into at most two
+shapes ("buckets"); each bucket is one endless stream of shuffled passes over its images, and the bucket of each
+step is drawn in proportion to its images. To resume at step t, start reading at t.
 """
 
 import functools
@@ -54,7 +54,7 @@ def open_source(split: ConfigDict, categories: Iterable[str] | None) -> Source:
         examples = [f"{item['reason']}, image id {item.get('image_id')}" for item in source.skipped[:3]]
         skipped = f"; {len(source.skipped)} were skipped: " + "; ".join(examples) if examples else ""
         raise ValueError(
-            f"the data set is empty: none of the {len(chosen) or len(source)} pictures of {where} has a box of {names}"
+            f"the data set is empty: none of the {len(chosen) or len(source)} images of {where} has a box of {names}"
             + skipped
             + ("; ..." if len(source.skipped) > len(examples) else "")
         )
@@ -78,7 +78,7 @@ class Subset:
         return self.source[int(self.chosen[i])]
 
     def ground_truth(self) -> dict[str, Any]:
-        """COCO JSON of the chosen pictures."""
+        """COCO JSON of the chosen images."""
         truth, kept = dict(self.source.ground_truth()), set(self.image_ids.tolist())
         truth["images"] = [image for image in truth["images"] if image["id"] in kept]
         truth["annotations"] = [item for item in truth["annotations"] if item["image_id"] in kept]
@@ -86,9 +86,9 @@ class Subset:
 
 
 def buckets(source: Source, split: ConfigDict) -> tuple[tuple[tuple[int, int], ...], Int[np.ndarray, " N"]]:
-    """Shapes of the batches, and the shape of each picture: tuple of (H, W), int [N].
+    """Shapes of the batches, and the shape of each image: tuple of (H, W), int [N].
 
-    Landscape and square pictures share one shape, portrait ones the other; both hold every scale of `split`.
+    Landscape and square images share one shape, portrait ones the other; both hold every scale of `split`.
     """
     resizing = Resizing.of(split)
     portrait = is_portrait(*np.array([resizing.size(size) for size in source.sizes]).T)
@@ -164,7 +164,7 @@ class Loader:
 def empty_batch(
     batch_size: int, shape: tuple[int, int], boxes: int, dtype: type[np.generic] = np.uint8
 ) -> Batch:
-    """A batch of slots without a picture, to be filled or as an example of what comes. dtype: of the pixels."""
+    """A batch of slots without an image, to be filled or as an example of what comes. dtype: of the pixels."""
     return {
         "images": np.zeros((batch_size, *shape, 3), dtype),
         "image_sizes": np.zeros((batch_size, 2), np.int32),
@@ -187,7 +187,7 @@ def _permutation(seed: int, bucket: int, passes: int, count: int) -> Int[np.ndar
 
 
 def max_boxes(*sources: Source) -> int:
-    """Rows of padded ground truth that hold every picture of the sources: the largest count, in steps of 8."""
+    """Rows of padded ground truth that hold every image of the sources: the largest count, in steps of 8."""
     most = max(int(np.max(source.box_counts, initial=1)) for source in sources)
     return -(-most // 8) * 8
 
@@ -214,7 +214,7 @@ class TrainingBatches:
         return bucket, before
 
     def image_ids(self, step: int) -> Int64[np.ndarray, " B"]:
-        """Ids of the pictures of the whole batch of `step`, whichever process reads them: int64 [batch_size]."""
+        """Ids of the images of the whole batch of `step`, whichever process reads them: int64 [batch_size]."""
         bucket, before = (int(of_steps[step]) for of_steps in self.plan(step + 1))
         first = before * self.batch_size
         chosen = [self.loader.chosen(bucket, first + slot) for slot in range(self.batch_size)]
@@ -241,7 +241,7 @@ class TrainingBatches:
 
 
 class EvaluationBatches:
-    """Every picture of a split once, bucket after bucket; the last batch of each is padded."""
+    """Every image of a split once, bucket after bucket; the last batch of each is padded."""
 
     def __init__(self, source: Source, split: ConfigDict, batch_size: int, max_boxes: int) -> None:
         self.loader = Loader(source, split, 0, max_boxes)
@@ -259,7 +259,7 @@ class EvaluationBatches:
         return self.loader.examples(self.batch_size // shards)
 
     def image_ids(self) -> Int64[np.ndarray, "batches B"]:
-        """Ids of the pictures of each batch, -1 for padding: int64 [batches, batch_size]."""
+        """Ids of the images of each batch, -1 for padding: int64 [batches, batch_size]."""
         ids = [-1 if index < 0 else self.loader.source.image_ids[index] for _, index in self.slots]
         return np.array(ids, np.int64).reshape(len(self), self.batch_size)
 

@@ -1,4 +1,4 @@
-"""How large a picture becomes, how it is padded, and how its boxes get back to its own pixels.
+"""How large an image becomes, how it is padded, and how its boxes get back to its own pixels.
 
 The pixels themselves are resized by data/transforms.py on the host and by ops/resize.py in an exported program.
 """
@@ -19,9 +19,9 @@ _XYXY = np.array([1, 0, 1, 0])  # of a pair (height, width), what applies to x1,
 
 @dataclasses.dataclass(frozen=True)
 class Resizing:
-    """Scales the short side of a picture to `short_side`, or to less where the long one would exceed `longest_side`.
+    """Scales the short side of an image to `short_side`, or to less where the long one would exceed `longest_side`.
 
-    short_sides: pixels. Training draws one of them for each picture; evaluation and detectors take the largest.
+    short_sides: pixels. Training draws one of them for each image; evaluation and detectors take the largest.
     longest_side: pixels.
     kind: "detectron2" antialiases and rounds sizes half up; "torchvision" does not antialias and rounds sizes down.
     """
@@ -46,7 +46,7 @@ class Resizing:
         return DTYPES[self.kind]
 
     def size(self, size: Iterable[int], short_side: int | None = None) -> tuple[int, int]:
-        """(height, width) of a picture of `size` (height, width) after resizing; `short_side` is the largest by default.
+        """(height, width) of an image of `size` (height, width) after resizing; `short_side` is the largest by default.
 
         As detectron2's ResizeShortestEdge, or as torchvision's GeneralizedRCNNTransform, whose short side can be one pixel
         less than asked for.
@@ -64,14 +64,14 @@ class Resizing:
                 scale = self.longest_side / max(resized)
                 resized = resized[0] * scale, resized[1] * scale
             resized = resized[0] + 0.5, resized[1] + 0.5
-        # a very long, thin picture keeps at least one pixel
+        # a very long, thin image keeps at least one pixel
         return max(int(resized[0]), 1), max(int(resized[1]), 1)
 
     @property
     def shapes(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """The two padded (height, width) that hold every resized picture: landscape and square, then portrait.
+        """The two padded (height, width) that hold every resized image: landscape and square, then portrait.
 
-        Multiples of 32, the coarsest stride. They depend on the settings alone, so a picture is padded alike in training,
+        Multiples of 32, the coarsest stride. They depend on the settings alone, so an image is padded alike in training,
         evaluation and prediction: GroupNorm sees the padding.
         """
         sides = min(self.short_side, self.longest_side), self.longest_side
@@ -79,17 +79,17 @@ class Resizing:
         return (short, long), (long, short)
 
     def shape(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The one of `shapes` that a picture of this `size` after resizing is padded to."""
+        """The one of `shapes` that an image of this `size` after resizing is padded to."""
         return self.shapes[is_portrait(*size)]
 
 
 def is_portrait(height: Any, width: Any) -> Any:
-    """Whether a picture of this size after resizing takes the second of `Resizing.shapes`. Numbers or arrays of any kind."""
+    """Whether an image of this size after resizing takes the second of `Resizing.shapes`. Numbers or arrays of any kind."""
     return height > width
 
 
 def original_boxes(boxes: Float[Any, "*B n 4"], scales: Any, sizes: Any) -> Float32[Any, "*B n 4"]:
-    """Boxes [..., n, 4] of resized pictures in pixels of the original pictures, clipped to them.
+    """Boxes [..., n, 4] of resized images in pixels of the original images, clipped to them.
 
     scales: [..., 2], resized / original, vertical and horizontal, as in a batch. sizes: [..., 2], height and width of the
     originals. Boxes may be a NumPy or a JAX array; the result is of the same kind.

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdet.data import images as pictures
+from jaxdet.data import decoding
 from jaxdet.data.annotations import Annotations, Columns, summary
 from jaxdet.data.coco import HOW_TO_GET_COCO, CocoSource, choose_categories
 from jaxdet.data.tfds_layout import (
@@ -52,7 +52,7 @@ class TfdsSource:
         categories: Iterable[str] | str | None = ("person",),
         split: str = "train",
     ) -> None:
-        """Reads every record once, to know sizes and boxes; no picture is decoded.
+        """Reads every record once, to know sizes and boxes; no image is decoded.
 
         Args:
           directory: folder with dataset_info.json and features.json, such as ~/tensorflow_datasets/coco/2017/1.1.0.
@@ -93,10 +93,10 @@ class TfdsSource:
         return len(self.image_ids)
 
     def __getitem__(self, i: int) -> Record:
-        """Record of picture i: image_id, image uint8 [H, W, 3] or None where it cannot be decoded, boxes, ..."""
+        """Record of image i: image_id, image uint8 [H, W, 3] or None if it cannot be decoded, boxes, ..."""
         i = range(len(self))[i]
         try:
-            image = pictures.decode(_parse(self._records, self._features, int(self._rows[i]))["image"])
+            image = decoding.decode(_parse(self._records, self._features, int(self._rows[i]))["image"])
         except Exception:  # whatever the reader raises on a damaged shard
             image = None
         return {"image_id": int(self.image_ids[i]), "image": image, **self.annotations.record(i)}
@@ -157,12 +157,12 @@ def build(
 ) -> CocoSource:
     """Writes a COCO folder as a split of a TFDS data set in ArrayRecord form that TFDS itself can read.
 
-    All categories are kept. Picture files are stored byte for byte; boxes are clipped to the picture, as TFDS demands;
+    All categories are kept. Image files are stored byte for byte; boxes are clipped to the image, as TFDS demands;
     areas lose their fraction. A second split can be added to the same directory. Files get their final names when all
     of them are complete, so a run that was interrupted can simply be repeated.
 
     Args:
-      images: folder of the pictures.
+      images: folder of the images.
       annotations: path of the COCO JSON file.
       output: directory to write to.
       split: name of the split.
@@ -292,7 +292,7 @@ def _open(directory: str, split: str) -> tuple[Any, Any, list[str]]:
 
 
 def _check_classes(path: str) -> None:
-    """Raises ValueError where features.json names a class that is not TFDS's own: TFDS would import its module."""
+    """Raises ValueError if features.json names a class that is not TFDS's own: TFDS would import its module."""
 
     def names(value: Any) -> list[str]:
         if isinstance(value, list):
@@ -342,7 +342,7 @@ def _scan(records: Any, features: Any, start: int, stop: int) -> list[Entry | di
             entries.append({"reason": "malformed record", "record": position, "detail": str(error)[:200]})
             continue
         try:
-            size = pictures.checked_size(example["image"])
+            size = decoding.checked_size(example["image"])
         except ValueError as error:
             item = {"reason": "image unreadable or truncated", "image_id": image_id, "file": name}
             entries.append(item | {"detail": str(error)})
@@ -355,7 +355,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m jaxdet.data.tfds", description=str(build.__doc__).split("\n")[0]
     )
-    parser.add_argument("--images", required=True, help="folder of the pictures")
+    parser.add_argument("--images", required=True, help="folder of the images")
     parser.add_argument("--annotations", required=True, help="COCO JSON file")
     parser.add_argument("--output", required=True, help="directory of the data set")
     parser.add_argument("--split", default="train")

@@ -1,4 +1,4 @@
-"""Resize, flip and pad one picture with its boxes (x1 y1 x2 y2 in pixels). NumPy and Pillow."""
+"""Resize, flip and pad one image with its boxes (x1 y1 x2 y2 in pixels). NumPy and Pillow."""
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -17,7 +17,7 @@ def resize(
 
     Both axes scale by their own, actual ratio. Bilinear: with antialiasing (Pillow) and uint8 again, as detectron2; or
     without and float32, as torchvision, which interpolates the four pixels around a point (half-pixel centres) however
-    much smaller the picture becomes. Returns also the scales float32 [2] (vertical, horizontal).
+    much smaller the image becomes. Returns also the scales float32 [2] (vertical, horizontal).
     """
     height, width = image.shape[:2]
     scales = np.array([size[0] / height, size[1] / width], np.float32)

@@ -1,6 +1,6 @@
 """What the parts of data/ hand to one another: records, the sources they come from, the batches they become.
 
-Axes: n boxes of a picture, N pictures of a source, and B, G, H and W of the glossary in jaxdet/__init__.py.
+Axes: n boxes of an image, N images of a source, and B, G, H and W of the glossary in jaxdet/__init__.py.
 """
 
 from typing import Any, Protocol, TypedDict, runtime_checkable
@@ -17,7 +17,7 @@ class Category(TypedDict):
 
 
 class Targets(TypedDict):
-    """The boxes of a picture, x1 y1 x2 y2 in its pixels, crowds among them."""
+    """The boxes of an image, x1 y1 x2 y2 in its pixels, crowds among them."""
 
     boxes: Float32[np.ndarray, "n 4"]
     labels: Int32[np.ndarray, " n"]
@@ -26,18 +26,18 @@ class Targets(TypedDict):
 
 
 class Record(Targets):
-    """A picture with its boxes; `image` is None where the file does not decode."""
+    """An image with its boxes; `image` is None where the file does not decode."""
 
     image_id: int
     image: UInt8[np.ndarray, "H W 3"] | None
 
 
 class Batch(TypedDict):
-    """Pictures at one padded shape with their boxes, x1 y1 x2 y2 in pixels of the resized picture; crowds are left out.
+    """Images at one padded shape with their boxes, x1 y1 x2 y2 in pixels of the resized image; crowds are left out.
 
     images: padded right and below, normalised later on the device; float32 0..255 where the split's `resizing` is torchvision's.
-    image_sizes: height, width before padding; 0, 0 for a slot without a picture.
-    image_ids: -1 for a slot without a picture.
+    image_sizes: height, width before padding; 0, 0 for a slot without an image.
+    image_ids: -1 for a slot without an image.
     scales: resized / original, vertical and horizontal.
     """
 
@@ -52,7 +52,7 @@ class Batch(TypedDict):
 
 @runtime_checkable
 class Source(Protocol):
-    """Pictures with boxes, by position."""
+    """Images with boxes, by position."""
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -67,15 +67,15 @@ class Source(Protocol):
 
     @property
     def box_counts(self) -> Int32[np.ndarray, " N"]:
-        """Boxes of each picture that are not crowds."""
+        """Boxes of each image that are not crowds."""
 
     @property
     def crowd_counts(self) -> Int32[np.ndarray, " N"]:
-        """Crowd regions of each picture."""
+        """Crowd regions of each image."""
 
     @property
     def clipped_counts(self) -> Int32[np.ndarray, " N"]:
-        """Boxes of each picture, crowds included, that reached over its edge and were clipped to it."""
+        """Boxes of each image, crowds included, that reached over its edge and were clipped to it."""
 
     @property
     def skipped(self) -> list[dict[str, Any]]:
@@ -86,4 +86,4 @@ class Source(Protocol):
     def __getitem__(self, i: int, /) -> Record: ...
 
     def ground_truth(self) -> dict[str, Any]:
-        """COCO JSON of the pictures, annotations and categories, crowds included."""
+        """COCO JSON of the images, annotations and categories, crowds included."""

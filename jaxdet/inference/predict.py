@@ -7,7 +7,7 @@ import pathlib
 import tqdm
 
 import jaxdet
-from jaxdet.data.images import decode
+from jaxdet.data.decoding import decode
 from jaxdet.inference.detector import as_json
 from jaxdet.inference.drawing import draw
 from jaxdet.runs.files import write_whole

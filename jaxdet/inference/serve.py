@@ -30,7 +30,7 @@ except ModuleNotFoundError as error:
 
 import jaxdet
 from jaxdet.config.limits import Limits
-from jaxdet.data.images import FORMATS, decode
+from jaxdet.data.decoding import FORMATS, decode
 from jaxdet.inference.batching import Batches, Full
 from jaxdet.inference.detector import as_json
 from jaxdet.inference.drawing import draw

@@ -19,8 +19,8 @@ from safetensors.numpy import load, save, save_file
 from jaxdet.config import presets
 from jaxdet.data.tfds_layout import COCO_IDS, COCO_NAMES
 from jaxdet.interop import detectron2, torchvision
-from jaxdet.interop.files import read
 from jaxdet.interop.layout import LEAVES, module_and_leaf, to_ours, to_torch
+from jaxdet.interop.weights import read
 from jaxdet.models import FasterRCNN
 from jaxdet.models.resnet import BLOCKS
 from jaxdet.runs.workdir import Workdir
@@ -33,7 +33,7 @@ def convert(library, source, output, config, classes=(), inputs=None, norm_epsil
 
     config: everything that neither the file nor the library's preset decides (changed in place). classes: names of COCO
     categories to keep of a detector. inputs: "imagenet" or "msra", how the backbone is fed, and norm_epsilon: of its
-    norms, where what is known of the library's files does not hold for this one. Raises ValueError, naming parameters, where names or shapes are not those of a
+    norms, where what is known of the library's files does not hold for this one. Raises ValueError, naming parameters, if names or shapes are not those of a
     detector or ImageNet classifier (ResNet-18 to -101) that jaxdet has; nothing is written then.
     """
     output = Workdir(output)
@@ -113,12 +113,12 @@ def convert(library, source, output, config, classes=(), inputs=None, norm_epsil
     return "\n".join(lines)
 
 
-def export(library, directory, output):
+def convert_back(library, directory, output):
     """Writes a state dict of "torchvision" or "detectron2" from a workdir, as .safetensors; returns a report to print.
 
     What `convert` read of float32 comes back bit for bit, but for `num_batches_tracked` and under today's names. Raises
     ValueError for what the library has no place for: a GroupNorm, one set of deltas for several classes, another number
-    of dense layers; or, of torchvision, an RPN alone, pictures in BGR and strides in 1x1.
+    of dense layers; or, of torchvision, an RPN alone, images in BGR and strides in 1x1.
     """
     output = pathlib.Path(output)
     if output.suffix != ".safetensors":

@@ -21,7 +21,7 @@ def module_and_leaf(path):
 def renamed(module, rules):
     """The name that the first matching rule, (pattern, text or function of the groups), gives to a module of ours.
 
-    Raises ValueError where none does, as for a GroupNorm.
+    Raises ValueError if none does, as for a GroupNorm.
     """
     for pattern, replacement in rules:
         match = re.fullmatch(pattern, module)

@@ -10,7 +10,7 @@ PROPOSALS = 100  # best ones of an image that can be shown
 
 
 def check_choice(count, choice, seed=0):
-    """Raises ValueError where `choose` cannot take these."""
+    """Raises ValueError if `choose` cannot take these."""
     if count < 0:
         raise ValueError(f"{count} images for the gallery: 0 or more")
     if choice not in ("random", "worst"):
@@ -99,7 +99,7 @@ def _of_run(image_id, truth_rows, rows, names, detections, errors, proposals):
 
 
 def _box(row, names):
-    """Box and, where there are several categories, its name."""
+    """Box and, if there are several categories, its name."""
     box = {"box": [round(float(side), 1) for side in row["bbox"]]}
     return box | {"name": names[row["category_id"]]} if len(names) > 1 else box
 

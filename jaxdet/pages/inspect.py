@@ -25,7 +25,7 @@ def inspect(config, output):
     """Inspects both splits of a config; returns what is broken, one text each, with the image ids.
 
     Prints the numbers and writes OUTPUT/index.html with plots and drawn samples, and OUTPUT/inspect.json. A split that cannot
-    be opened is one of the broken things; that `model.num_classes` does not fit is only noted. Raises ValueError where the
+    be opened is one of the broken things; that `model.num_classes` does not fit is only noted. Raises ValueError if the
     config itself is wrong or OUTPUT holds something else.
     """
     check_config(config)

@@ -21,7 +21,7 @@ def check_folder(folder, sign):
 def fresh_folder(folder, sign, images):
     """A folder for a page, with an empty subfolder for its images; the file `sign` tells a later call that both may be reused.
 
-    An older page goes before its images do, so that index.html, where there is one, is whole. Raises ValueError where there
+    An older page goes before its images do, so that index.html, where there is one, is whole. Raises ValueError if there
     is something else in the folder, which might get lost.
     """
     folder = check_folder(folder, sign)

@@ -22,7 +22,7 @@ def write_report(workdir, other=None, output=None, overrides=(), choice=report_p
     """Evaluates the best checkpoint of a workdir, and of another one on the same images, and writes the report.
 
     The data are those of W/config.json with `overrides` (`--config.KEY=VALUE`). output: folder, W/report where none is given.
-    Returns the path of its index.html. Raises ValueError or FileNotFoundError where workdirs and data do not go together, and,
+    Returns the path of its index.html. Raises ValueError or FileNotFoundError if workdirs and data do not go together, and,
     before anything is evaluated, for a choice or a folder that cannot be.
     """
     gallery.check_choice(*choice)
@@ -68,7 +68,7 @@ def write_report(workdir, other=None, output=None, overrides=(), choice=report_p
 
 
 def _check_comparable(*runs):
-    """Raises ValueError where two runs, (workdir, config) each, do not tell the same categories apart."""
+    """Raises ValueError if two runs, (workdir, config) each, do not tell the same categories apart."""
     (first, one), (second, other) = runs
     names, others = ([c["name"] for c in workdir.categories()] for workdir, _ in runs)
     if names != others:

@@ -79,7 +79,7 @@ class Choice(NamedTuple):
 def write(folder, runs, read_image, anchors, facts=(), choice=Choice()):  # noqa: B008
     """Writes the report of one run, or of two side by side, on the same images; returns the path of index.html.
 
-    read_image: image id -> uint8 [H, W, 3], or None where it does not decode; such images are left out of the gallery.
+    read_image: image id -> uint8 [H, W, 3], or None if it does not decode; such images are left out of the gallery.
     anchors: what `anchors.anchor_statistics` returns. facts: short texts for the head of the page. Raises ValueError for a
     folder that holds something else, and for runs whose truth is not the same.
     """

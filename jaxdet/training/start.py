@@ -60,7 +60,7 @@ def start_from(directory, state, config, categories):
         # copies, since the step overwrites the buffers of both
         state = state.replace(average=jax.tree.map(jnp.copy, state.trainable))
     report = f"{len(shapes) - len(made_anew)} arrays loaded from {directory}"
-    for what, keys in (("made anew", made_anew), ("ignored", ignored)):
+    for what, keys in (("newly initialised", made_anew), ("ignored", ignored)):
         networks = sorted({"/".join(key[:2]) if key[0] in shared else key[0] for key in keys})
         if networks:
             report += f"; {what}: {', '.join(networks)}"

@@ -13,7 +13,7 @@ from jaxdet.training.optimizer import learning_rate, update_average
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """All that a run needs to go on. `frozen` parameters have no gradient and no optimiser state.
+    """All that a run needs to go on. `frozen` parameters have no gradient and no optimizer state.
 
     constants, batch_stats: the model's other collections, {} where it has none. average: moving average of
     `trainable`, {} where `optimizer.ema` is 0.

@@ -43,14 +43,14 @@ def test_each_part_has_its_state_numbers_and_log(monkeypatch, options):
             "first": gpu.Part([python("print('before')"), python(numbers)], 1, 50, {}),
             "second": gpu.Part([python(after)], 1, 50, {}),  # sees what the first left
             "third": gpu.Part([python(environment), python("print('never')")], 1, 50, {"MORE": "more"}),
-            "fourth": gpu.Part([python("0")], 1, 50, {}, "no pictures"),
+            "fourth": gpu.Part([python("0")], 1, 50, {}, "no images"),
         },
     )
     assert states == {
         "first": "passed",
         "second": "passed",
         "third": "failed with exit code 1",
-        "fourth": "skipped: no pictures",
+        "fourth": "skipped: no images",
     }
     assert found["parts"]["first"]["numbers"] == [1, 2] and found["parts"]["first"]["seconds"] < 50
     logs = {name: (options.output / f"{name}.log").read_text() for name in ("first", "second", "third")}

@@ -1,4 +1,4 @@
-"""Pictures that a JSON lists and a folder has not, or has otherwise: skipped with a reason, or an error that helps."""
+"""Images that a JSON lists and a folder has not, or has otherwise: skipped with a reason, or an error that helps."""
 
 import shutil
 

@@ -22,15 +22,15 @@ from PIL import Image
 from configs import person
 from jaxdet.data import pipeline
 from jaxdet.data.coco import CocoSource, summary
-from jaxdet.data.images import decode
-from tests.data.images_test import encoded, gradient, png, with_orientation
+from jaxdet.data.decoding import decode
+from tests.data.decoding_test import encoded, gradient, png, with_orientation
 
 CASES = int(os.environ.get("JAXDET_CASES", 150))
 IDS = (3, 8, 2**33, 21)
 
 
 def pictures():
-    """{name: encoded picture} of every kind that a folder may hold; 20 wide and 12 high as they lie in the file."""
+    """{name: encoded image} of every kind that a folder may hold; 20 wide and 12 high as they lie in the file."""
     rgb = Image.fromarray(gradient())
     made = {
         f"{kind.lower()}{turn}": with_orientation(kind, turn) for kind in ("JPEG", "PNG") for turn in (1, 6)
@@ -204,7 +204,7 @@ def folder_of(text, files):
 
 
 def four_numbers(box):
-    """The box as floats, None where it is none to train on, whatever the picture."""
+    """The box as floats, None where it is none to train on, whatever the image."""
     if not isinstance(box, list) or len(box) != 4 or any(type(side) not in (int, float) for side in box):
         return None
     try:
@@ -257,7 +257,7 @@ def test_every_fault_is_an_error_with_a_name_or_left_out_and_listed(data_set, ca
 
 
 def check_account(source, content):
-    """Every picture and every annotation is in, or listed with a reason, or goes with a picture or category left out."""
+    """Every image and every annotation is in, or listed with a reason, or goes with an image or category left out."""
     listed = [item for item in source.skipped if "annotation_id" not in item]
     assert len(source) + len(listed) == len(content["images"])
     assert all(item["reason"] and "file" in item for item in listed)
@@ -298,7 +298,7 @@ def check_boxes(source, content):
 
 
 def check_slots(source):
-    """What training sees: finite boxes within a picture that is there."""
+    """What training sees: finite boxes within an image that is there."""
     split = person.get_config().data.train
     split.update(short_sides=(24, 32), longest_side=64)
     loader = pipeline.Loader(source, split, 0, pipeline.max_boxes(source))

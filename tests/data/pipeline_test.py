@@ -18,7 +18,7 @@ from tests.data.transforms_test import find, rectangle
 
 
 class Rectangles:
-    """Black pictures of many sizes with a red box each, half of them portrait; picture 3 does not decode."""
+    """Black images of many sizes with a red box each, half of them portrait; image 3 does not decode."""
 
     categories = ({"id": 5, "name": "box"},)
     skipped = ()
@@ -148,7 +148,7 @@ def test_one_orientation_takes_one_shape(sizes, expected):
     source = Rectangles(len(sizes))
     source.sizes = np.array(sizes, np.int32)
     shapes, bucket = pipeline.buckets(source, split_of(short_sides=(64,), longest_side=96))
-    assert list(shapes) == expected  # by the settings alone, however large the pictures
+    assert list(shapes) == expected  # by the settings alone, however large the images
     for size, b in zip(sizes, bucket, strict=True):
         assert np.all(np.array(shapes[b]) >= Resizing((64,), 96).size(size))
 
@@ -351,7 +351,7 @@ def test_nothing_left_is_an_error(tmp_path):
     truth = (tmp_path / "data" / "val.json").read_text().replace('"category_id": 3', '"category_id": 7')
     (tmp_path / "data" / "val.json").write_text(truth)
     for keep_empty in (False, True):
-        with pytest.raises(ValueError, match="the data set is empty: none of the 5 pictures"):
+        with pytest.raises(ValueError, match="the data set is empty: none of the 5 images"):
             pipeline.open_source(val_split(tmp_path / "data", keep_empty=keep_empty), ("bicycle",))
 
 

@@ -1,4 +1,4 @@
-"""A sound COCO data set of three pictures, for tests to spoil."""
+"""A sound COCO data set of three images, for tests to spoil."""
 
 import copy
 import json

@@ -27,7 +27,7 @@ COUNT = 11
 
 @pytest.fixture(scope="module")
 def coco(tmp_path_factory):
-    """Folder, JSON path: 11 pictures of several kinds, three categories, crowds, clipped and empty ones."""
+    """Folder, JSON path: 11 images of several kinds, three categories, crowds, clipped and empty ones."""
     root = tmp_path_factory.mktemp("coco")
     (root / "images").mkdir()
     rng = np.random.default_rng(0)
@@ -228,7 +228,7 @@ def test_command(coco, tmp_path):
 
 def test_bboxes_are_fractions_y_first(tmp_path):
     source = TfdsSource(write(tmp_path / "d", [example(4, [thing(9)])]))
-    np.testing.assert_array_equal(source[0]["boxes"], [[10, 10, 60, 20]])  # of a picture 40 high, 80 wide
+    np.testing.assert_array_equal(source[0]["boxes"], [[10, 10, 60, 20]])  # of an image 40 high, 80 wide
     assert source.ground_truth()["annotations"] == [
         {"id": 9, "image_id": 4, "category_id": 1, "bbox": [10, 10, 50, 10], "area": 33, "iscrowd": 0}
     ]
@@ -288,7 +288,7 @@ def test_malformed_records_are_skipped_and_counted(tmp_path):
         "image id seen before": [1],
         "bbox empty or negative": [60, 62],
         "bbox holds NaN or infinity": [61],
-        "bbox outside the picture": [63],
+        "bbox outside the image": [63],
         "annotation of an unknown category": [64, 65],
         "annotation id seen before": [1],
     }

@@ -9,7 +9,7 @@ BOX = np.array([[10, 20, 30, 60]], np.float32)
 
 
 def rectangle(size, box, colour=(255, 0, 0)):
-    """A black picture with one filled box (whole pixels)."""
+    """A black image with one filled box (whole pixels)."""
     image = np.zeros((*size, 3), np.uint8)
     x1, y1, x2, y2 = (int(side) for side in box)
     image[y1:y2, x1:x2] = colour

@@ -72,7 +72,7 @@ def test_a_second_detection_of_a_box_is_a_duplicate():
 
 
 def test_what_each_kind_costs_counted_by_hand():
-    """One right at .5 of two boxes; before it stand a place, a duplicate and a background error, each of its own picture."""
+    """One right at .5 of two boxes; before it stand a place, a duplicate and a background error, each of its own image."""
     boxes = truth((1, 1, BOX), (2, 1, BOX), images=(1, 2, 3))
     errors = analyse(boxes, found((3, 1, FAR, 0.9), (2, 1, HALF, 0.8), (1, 1, BOX, 0.7), (1, 1, BOX, 0.6)))
     assert errors.kinds.tolist() == ["background", "localisation", "correct", "duplicate"]
@@ -152,7 +152,7 @@ def test_wrong_results_are_refused():
 
 
 def scenes(seed, crowds=False):
-    """20 pictures of three categories with every kind of error, drawn at random."""
+    """20 images of three categories with every kind of error, drawn at random."""
     rng = np.random.default_rng(seed)
     boxes, results = [], []
     for image in range(1, 21):

@@ -17,7 +17,7 @@ def split(tiny_data):
     split.short_sides, split.longest_side = (
         (80,),
         112,
-    )  # the pictures are enlarged, both axes by their own ratio
+    )  # the images are enlarged, both axes by their own ratio
     return split
 
 
@@ -113,7 +113,7 @@ def test_an_image_without_detections_counts(split):
 
 
 def test_wrong_detections_on_an_empty_image_count(split):
-    """The last picture has no boxes: confident detections there lower the precision."""
+    """The last image has no boxes: confident detections there lower the precision."""
     source, (found, seen, _) = collect(split, ("person",))
     empty = [
         {"image_id": tiny.VAL_IDS[-1], "category_id": 7, "bbox": [i, 0, 9, 9], "score": 0.99}

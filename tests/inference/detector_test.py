@@ -68,7 +68,7 @@ def test_boxes_are_in_pixels_of_the_picture(tiny_run, shape, resized):
     detector = jaxdet.load(tiny_run.workdir)
 
     def detect(variables, images, image_sizes):
-        """A box that fills the left half of the resized picture, one that reaches out of it, and one row of padding."""
+        """A box that fills the left half of the resized image, one that reaches out of it, and one row of padding."""
         height, width = image_sizes[0]
         assert (height, width) == resized and images.shape == (
             (1, 64, 96, 3) if height < width else (1, 96, 64, 3)
@@ -124,11 +124,11 @@ def test_a_tiny_or_thin_picture_is_a_picture(detector, shape):
         np.zeros((64, 96, 3), np.float32),
         np.zeros((1, 64, 96, 3), np.uint8),
         np.zeros((0, 96, 3), np.uint8),
-        "picture.jpg",
+        "image.jpg",
     ],
 )
 def test_anything_else_is_refused(detector, image):
-    with pytest.raises(ValueError, match=r"a picture is uint8 \[H, W, 3\] in RGB, not"):
+    with pytest.raises(ValueError, match=r"an image is uint8 \[H, W, 3\] in RGB, not"):
         detector(image)
 
 

@@ -1,4 +1,4 @@
-"""What is on the picture, at small and large sizes."""
+"""What is on the image, at small and large sizes."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def blank(height, width):
 
 
 def has(picture, colour, box=None):
-    """Whether the colour occurs in the picture, or in the part x1 y1 x2 y2 of it."""
+    """Whether the colour occurs in the image, or in the part x1 y1 x2 y2 of it."""
     pixels = np.asarray(picture if box is None else picture.crop(box))
     return bool((pixels == np.asarray(colour, np.uint8)).all(axis=-1).any())
 

@@ -36,7 +36,7 @@ def written(tiny_run, tmp_path_factory):
 
 
 def batch(sizes, height=256, width=300):
-    """Pictures in the corners of rows of noise."""
+    """Images in the corners of rows of noise."""
     images = np.random.default_rng(5).integers(0, 256, (len(sizes), height, width, 3), np.uint8)
     for row, (h, w) in enumerate(sizes):
         if h and w:
@@ -72,7 +72,7 @@ def test_files(written):
     "count", [pytest.param(1, marks=pytest.mark.slow), 8, pytest.param(3, marks=pytest.mark.slow)]
 )
 def test_batches(written, detector, count):
-    """Both orientations, thin pictures, one of a pixel, a slot without one; noise around each."""
+    """Both orientations, thin images, one of a pixel, a slot without one; noise around each."""
     run = jax.jit(jax_export.deserialize(bytearray((written / "person.jaxdet").read_bytes())).call)
     images, sizes = batch(SIZES[:count])
     with tiny.quick_compilation():

@@ -10,7 +10,7 @@ from PIL import Image
 
 import jaxdet
 from jaxdet.__main__ import main
-from jaxdet.data.images import decode
+from jaxdet.data.decoding import decode
 from jaxdet.inference import predict as predicting
 from tests import tiny
 
@@ -18,7 +18,7 @@ IMAGE = tiny.picture(100, 170)
 
 
 class Fixed:
-    """A detector that finds the same in every picture."""
+    """A detector that finds the same in every image."""
 
     categories = ({"id": 7, "name": "person"}, {"id": 9, "name": "dog"})
 
@@ -61,7 +61,7 @@ def write_pictures(folder):
 
 
 def test_every_kind_of_picture_from_the_command_line(tiny_run, tmp_path):
-    """As a stranger calls it, with a truncated picture in the middle; Python says the same as the command."""
+    """As a stranger calls it, with a truncated image in the middle; Python says the same as the command."""
     good = write_pictures(tmp_path / "pictures")
     truncated, missing = tmp_path / "pictures" / "truncated.jpg", tmp_path / "nowhere.jpg"
     command = [
@@ -85,7 +85,7 @@ def test_every_kind_of_picture_from_the_command_line(tiny_run, tmp_path):
     assert done.returncode == 1, done.stderr
     assert "left out:" in done.stderr and "Traceback" not in done.stderr and "WARNING" not in done.stderr
     assert str(truncated) in done.stderr and str(missing) in done.stderr and "grey" not in done.stderr
-    assert "6 pictures and detections.json" in done.stdout
+    assert "6 images and detections.json" in done.stdout
 
     rows = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert [row["picture"] for row in rows] == [str(path) for path in good]

@@ -34,7 +34,7 @@ LIMITS = {
 
 
 class Corners:
-    """A detector of the padded shapes 64 x 96 and 96 x 64 that finds the whole picture; its score is the mean red."""
+    """A detector of the padded shapes 64 x 96 and 96 x 64 that finds the whole image; its score is the mean red."""
 
     categories = ({"id": 7, "name": "person"}, {"id": 9, "name": "dog"})
     resizing, variables = Resizing((64,), 96), None
@@ -127,7 +127,7 @@ def test_the_drawn_picture(client, query, accept, kind):
 @pytest.mark.parametrize(
     "body, headers, status, error",
     [
-        (b"no picture", {}, 400, "not_a_picture"),
+        (b"no image", {}, 400, "not_a_picture"),
         (b"", {}, 400, "not_a_picture"),
         (encoded(200, 280)[:300], {}, 400, "damaged_picture"),
         (encoded(300, 300), {}, 422, "too_many_pixels"),
@@ -240,7 +240,7 @@ def test_what_is_refused_takes_no_place_while_it_is_read_to_its_end(client):
 
 
 def test_pixels_that_pillow_refuses(detector, monkeypatch):
-    with pytest.raises(ValueError, match=r"--max-pixels is 90000000; pictures of more than 89478485"):
+    with pytest.raises(ValueError, match=r"--max-pixels is 90000000; images of more than 89478485"):
         serve.application(detector, max_pixels=90_000_000)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     serve.application(detector, max_pixels=90_000_000)
@@ -285,7 +285,7 @@ def test_batches_keep_pictures_of_one_shape_together(detector):
 
 def test_page(client):
     page = client.get("/")
-    assert page.headers["content-type"].startswith("text/html") and "Drop a picture" in page.text
+    assert page.headers["content-type"].startswith("text/html") and "Drop an image" in page.text
     assert "http://" not in page.text and "https://" not in page.text
 
 
@@ -322,7 +322,7 @@ def test_no_file_is_written_and_none_read(detector, tmp_path):
             assert form(secret, encoded(), "?answer=png") == 200
             assert form(f"../../../../..{secret}", noise * 12) == 400  # more than Starlette keeps in memory
             assert form(secret, b"", path=secret) == 400
-            assert form(secret, secret.encode(), f"?picture={secret}") == 400
+            assert form(secret, secret.encode(), f"?image={secret}") == 400
             assert post(client, secret.encode(), Location=secret, Content_Location=secret).status_code == 400
             for path in (
                 secret,

@@ -129,7 +129,7 @@ def test_videos_that_are_none(tmp_path):
 @pytest.mark.parametrize("error", ["DemuxerNotFoundError", "UndefinedError", "ExternalError"])
 @pytest.mark.parametrize("place", ["reading", "writing"])
 def test_a_video_that_ffmpeg_does_not_take(tmp_path, monkeypatch, error, place):
-    """The pictures before and after it have their detections all the same."""
+    """The images before and after it have their detections all the same."""
     write_pictures(tmp_path, "a.png", "c.png")
     write_video(tmp_path / "b.mp4", count=2)
     open_video = av.open
@@ -167,7 +167,7 @@ def write_pictures(folder, *names):
 def test_folders_and_patterns(tmp_path):
     pictures = tmp_path / "pictures"
     write_pictures(pictures, "b.png", "a.JPG", "deep/er/a.webp", "deep/c.bmp")
-    (pictures / "notes.txt").write_text("no picture")
+    (pictures / "notes.txt").write_text("no image")
     write_video(pictures / "deep" / "v.mov", count=2)
     out = predict(tmp_path, pictures)
     rows = json.loads((out / "detections.json").read_text())
@@ -196,7 +196,7 @@ def test_nothing_to_be_found(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(SystemExit) as stop:
         predict(tmp_path, tmp_path / "empty", tmp_path / "*.jpg")
-    assert f"{tmp_path / 'empty'}: no pictures or videos in this folder" in str(stop.value)
+    assert f"{tmp_path / 'empty'}: no images or videos in this folder" in str(stop.value)
     assert f"{tmp_path / '*.jpg'}: no file fits this pattern" in str(stop.value)
 
 

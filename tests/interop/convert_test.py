@@ -17,8 +17,9 @@ from jaxdet import __main__
 from jaxdet.config import presets
 from jaxdet.data.coco import choose_categories
 from jaxdet.data.tfds_layout import COCO_IDS, COCO_NAMES
-from jaxdet.interop import detectron2, files, layout
-from jaxdet.interop.convert import convert, export
+from jaxdet.interop import detectron2, layout
+from jaxdet.interop.convert import convert, convert_back
+from jaxdet.interop.weights import read
 from jaxdet.runs.workdir import Workdir
 from jaxdet.training import loop
 from jaxdet.training.validation import evaluate_run
@@ -87,7 +88,7 @@ def test_there_and_back_is_the_identity(published, converted, tmp_path, model):
     workdir, report = converted(model)
     assert "used once, none left over, none made up" in report
     back_to = "torchvision" if library == "timm" else library
-    export(back_to, workdir, tmp_path / "back.safetensors")
+    convert_back(back_to, workdir, tmp_path / "back.safetensors")
     back = load_file(tmp_path / "back.safetensors")
     assert back.keys() == {name for name in arrays if not name.endswith("num_batches_tracked")}
     for name, value in back.items():
@@ -130,7 +131,7 @@ def test_other_depths(tmp_path, depth):
     save_file(arrays, tmp_path / "there.safetensors")
     report = convert("timm", tmp_path / "there.safetensors", tmp_path / "run", person.get_config())
     assert f"ResNet-{depth}: a backbone" in report
-    export("torchvision", tmp_path / "run", tmp_path / "back.safetensors")
+    convert_back("torchvision", tmp_path / "run", tmp_path / "back.safetensors")
     back = load_file(tmp_path / "back.safetensors")
     assert back.keys() == arrays.keys()
     for name, value in back.items():
@@ -143,7 +144,7 @@ def test_names_of_older_files(golden, tmp_path):
     older = {new: name for name, new in old.items()}
     save_file({older.get(name, name): value for name, value in arrays.items()}, tmp_path / "old.safetensors")
     convert("torchvision", tmp_path / "old.safetensors", tmp_path / "run", person.get_config())
-    export("torchvision", tmp_path / "run", tmp_path / "back.safetensors")
+    convert_back("torchvision", tmp_path / "run", tmp_path / "back.safetensors")
     assert load_file(tmp_path / "back.safetensors").keys() == arrays.keys()
     both = arrays | {"rpn.head.conv.weight": arrays["rpn.head.conv.0.0.weight"]}
     save_file(both, tmp_path / "both.safetensors")
@@ -236,7 +237,7 @@ def test_presets_are_stored_beside(published, tmp_path):
 
 
 def test_pixels_to_detections_are_torchvisions(golden, tmp_path):
-    """Their file, the command, `jaxdet.load`, a picture that is resized on the way, boxes in its own pixels."""
+    """Their file, the command, `jaxdet.load`, an image that is resized on the way, boxes in its own pixels."""
     reference = Reference(golden, "tv_resnet18")
     save_file(reference.arrays, tmp_path / "there.safetensors")
     config, z, given = person.get_config(), reference.values, reference.config
@@ -307,7 +308,7 @@ def test_a_backbone_under_names_of_caffe2(golden, tmp_path):
         Workdir(tmp_path / "run").config().model.bgr
         and Workdir(tmp_path / "run").config().model.backbone.stride_in_1x1
     )
-    export("detectron2", tmp_path / "run", tmp_path / "back.safetensors")
+    convert_back("detectron2", tmp_path / "run", tmp_path / "back.safetensors")
     back = load_file(tmp_path / "back.safetensors")
     body = {
         name.removeprefix(detectron2.BODY): value
@@ -330,7 +331,7 @@ def test_a_backbone_under_names_of_caffe2(golden, tmp_path):
 
 
 def test_the_config_does_not_decide_the_network(published, converted, tmp_path):
-    """person_small.py has other anchors, a narrower pyramid with norms and a smaller head; its pictures' sizes stay."""
+    """person_small.py has other anchors, a narrower pyramid with norms and a smaller head; its images' sizes stay."""
     path = published("tv_fasterrcnn_resnet18_fpn")
     convert("torchvision", path, tmp_path / "small", person_small.get_config())
     folders = tmp_path / "small", converted("tv_fasterrcnn_resnet18_fpn")[0]
@@ -378,7 +379,7 @@ def test_how_the_backbone_is_fed_can_be_said(published, tmp_path):
 def test_what_torchvision_has_no_place_for(converted, tmp_path):
     answer = "roi_head=None, model.bgr=True, model.backbone.stride_in_1x1=True"
     with pytest.raises(ValueError, match=answer):
-        export("torchvision", converted("d2_RPN_R50_FPN")[0], tmp_path / "back.safetensors")
+        convert_back("torchvision", converted("d2_RPN_R50_FPN")[0], tmp_path / "back.safetensors")
 
 
 def test_a_second_stage_that_the_config_has_not(published, tmp_path):
@@ -397,7 +398,7 @@ def test_pickles_of_arrays_and_of_nothing_else(tmp_path):
     weights = {"a.weight": np.arange(6.0, dtype=np.float32).reshape(2, 3), "b": np.float32(2)}
     for protocol in (2, 4, 5):
         path.write_bytes(pickle.dumps({"model": {"a.weight": weights["a.weight"]}}, protocol))
-        np.testing.assert_array_equal(files.read(path)["a.weight"], weights["a.weight"])
+        np.testing.assert_array_equal(read(path)["a.weight"], weights["a.weight"])
     for content, answer in (
         ({"model": {"a": Harmful()}}, "only arrays are read"),
         ({"model": {"a": "words"}}, "a is no array of numbers"),
@@ -405,21 +406,21 @@ def test_pickles_of_arrays_and_of_nothing_else(tmp_path):
     ):
         path.write_bytes(pickle.dumps(content))
         with pytest.raises(ValueError, match=answer):
-            files.read(path)
+            read(path)
     path.write_bytes(path.read_bytes()[:5])
     with pytest.raises(ValueError, match="cannot be read"):
-        files.read(path)
+        read(path)
 
 
 def test_files_that_are_none(tmp_path):
     with pytest.raises(FileNotFoundError, match="no file at"):
-        files.read(tmp_path / "nothing.pth")
+        read(tmp_path / "nothing.pth")
     (tmp_path / "model.onnx").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"not one of .safetensors, .pth, .pt, .pkl"):
-        files.read(tmp_path / "model.onnx")
+        read(tmp_path / "model.onnx")
     (tmp_path / "cut.safetensors").write_bytes(b"12345678{")
     with pytest.raises(ValueError, match="cannot be read"):
-        files.read(tmp_path / "cut.safetensors")
+        read(tmp_path / "cut.safetensors")
 
 
 def test_a_torch_file(tmp_path):
@@ -429,10 +430,10 @@ def test_a_torch_file(tmp_path):
     except ImportError:
         path.write_bytes(b"anything")
         with pytest.raises(ImportError, match="pip install torch"):
-            files.read(path)
+            read(path)
         return
     torch.save({"state_dict": {"a": torch.arange(3.0)}}, path)
-    np.testing.assert_array_equal(files.read(path)["a"], [0, 1, 2])
+    np.testing.assert_array_equal(read(path)["a"], [0, 1, 2])
 
 
 def test_what_has_no_counterpart_is_not_written(tiny_run, tmp_path):
@@ -449,6 +450,6 @@ def test_what_has_no_counterpart_is_not_written(tiny_run, tmp_path):
     config["model"]["roi_head"]["class_agnostic"] = True
     (workdir / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="no class-agnostic box head"):
-        export("detectron2", workdir, tmp_path / "y.safetensors")
+        convert_back("detectron2", workdir, tmp_path / "y.safetensors")
     with pytest.raises(ValueError, match="resnet/stem_norm/group_norm has no counterpart"):
         layout.renamed("resnet/stem_norm/group_norm", [("resnet/stem_norm", "bn1")])

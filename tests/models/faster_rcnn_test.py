@@ -30,7 +30,7 @@ def assert_close(a, b, **tolerance):
 
 
 def with_slots(batch, *slots):
-    """The pictures of `slots` in this order; None is a slot without a picture."""
+    """The images of `slots` in this order; None is a slot without an image."""
     rows = [0 if slot is None else slot for slot in slots]
     batch = {name: value[rows] for name, value in batch.items()}
     for row, slot in enumerate(slots):
@@ -95,7 +95,7 @@ def test_padded_rows_of_the_ground_truth_change_nothing(detector):
 def test_a_slot_without_a_picture_contributes_nothing(detector):
     batch = tiny.batch()
     losses, _, stages, gradient = detector(with_slots(batch, 0, None))
-    # the same picture twice has the same mean losses as it has alone
+    # the same image twice has the same mean losses as it has alone
     twice = detector(with_slots(batch, 0, 0))
     assert_close((losses, gradient), (twice[0], twice[3]))
     for alone, both in zip(stages, twice[2], strict=True):
@@ -131,7 +131,7 @@ def test_a_batch_is_its_pictures_one_by_one(detector):
     for stage in range(3):
         assert_close([x[0] for x in both[2][stage]], [x[0] for x in first[2][stage]])
         assert_close([x[1] for x in both[2][stage]], [x[1] for x in second[2][stage]])
-    # noise belongs to a picture and not to its place
+    # noise belongs to an image and not to its place
     assert_close((both[0], both[3]), (swapped[0], swapped[3]))
 
 

@@ -118,7 +118,7 @@ class Reference:
         return shape
 
     def batch(self):
-        """Both pictures padded, with the boxes of the losses."""
+        """Both images padded, with the boxes of the losses."""
         z, (height, width) = self.values, self.values["padded_size"]
         images = np.zeros((2, height, width, 3), np.uint8)
         boxes, labels, valid = (

@@ -9,7 +9,7 @@ from jaxdet.models.rpn import RPN
 from jaxdet.ops.anchors import pyramid_anchors
 from tests.models import tiny
 
-SHAPES = [(12, 16), (6, 8), (3, 4)]  # of a picture padded to 48 x 64; three levels do
+SHAPES = [(12, 16), (6, 8), (3, 4)]  # of an image padded to 48 x 64; three levels do
 
 
 def rpn(**settings):
@@ -23,7 +23,7 @@ def pyramid(channels=6):
 
 
 def heads(seed=0, spread=0.7):
-    """Random logits, all different, and deltas of two pictures."""
+    """Random logits, all different, and deltas of two images."""
     rng = np.random.default_rng(seed)
     counts = [height * width * 3 for height, width in SHAPES]
     logits = tuple(np.stack([rng.permutation(n), rng.permutation(n)]) * 8.0 / n - 4 for n in counts)
@@ -46,7 +46,7 @@ def numpy_decode(deltas, anchors):
 
 
 def numpy_propose(logits, deltas, anchors, size, before, after, iou, smallest):
-    """One picture, box by box."""
+    """One image, box by box."""
     kept = []
     for level in range(len(SHAPES)):
         order = np.argsort(-logits[level], kind="stable")[:before]
@@ -182,7 +182,7 @@ def test_proposals_against_a_slow_loop():
 def test_an_empty_slot_and_nonsense_give_no_proposals():
     (logits, deltas), (_, propose) = heads(), propose_in_training()
     for level in range(len(SHAPES)):
-        logits[level][1, ::2] = np.nan  # every other row of the second picture
+        logits[level][1, ::2] = np.nan  # every other row of the second image
         deltas[level][1, 1::2] = np.nan
     _, _, valid = propose(logits, deltas, np.array([[48, 64], [48, 64]]))
     assert valid[0].any() and not valid[1].any()
@@ -211,7 +211,7 @@ def test_proposals_of_the_libraries(shared, library):
 
 
 def truth():
-    """Two pictures of up to three boxes; the rest is garbage."""
+    """Two images of up to three boxes; the rest is garbage."""
     boxes = np.full((2, 4, 4), np.nan, np.float32)
     boxes[0, :3] = [[5, 5, 22, 36], [30, 10, 60, 25], [40, 33, 44, 38]]
     boxes[1, :1] = [[3, 2, 35, 44]]
@@ -280,7 +280,7 @@ def test_both_losses_are_over_the_samples_of_real_pictures():
     assert taken.sum(1).tolist() == [8, 8]
     moved = (np.concatenate(by_deltas, 1) != 0).all(-1)
     assert (moved.sum(1) >= 1).all() and (moved.sum(1) <= 4).all() and not (moved & ~taken).any()
-    # with the second slot empty only the first picture counts, and by its own 8 samples
+    # with the second slot empty only the first image counts, and by its own 8 samples
     half = batch | {"image_sizes": np.array([[48, 64], [0, 0]], np.int32)}
     value, (by_logits, _) = run(logits, deltas, half, keys)
     by_logits = np.concatenate(by_logits, 1)

@@ -9,11 +9,11 @@ import numpy as np
 from configs import person
 from jaxdet.models import FasterRCNN
 
-HEIGHT, WIDTH, ROWS = 64, 96, 5  # of the padded pictures; ground-truth rows of each
+HEIGHT, WIDTH, ROWS = 64, 96, 5  # of the padded images; ground-truth rows of each
 
 
 def config(num_classes=3, **backbone):
-    """The whole config of a ResNet-18 of width 8 for pictures of 64 x 96; `backbone` are its keys."""
+    """The whole config of a ResNet-18 of width 8 for images of 64 x 96; `backbone` are its keys."""
     config = person.get_config()
     model = config.model
     model.num_classes = num_classes
@@ -32,7 +32,7 @@ def config(num_classes=3, **backbone):
 
 @functools.cache
 def batch(images=2, seed=0):
-    """`images` noisy pictures of different sizes with 1 to 4 boxes each; rows that are not real hold NaN."""
+    """`images` noisy images of different sizes with 1 to 4 boxes each; rows that are not real hold NaN."""
     rng = np.random.default_rng(seed)
     sizes = rng.integers((40, 60), (HEIGHT + 1, WIDTH + 1), (images, 2))
     valid = np.arange(ROWS) < rng.integers(1, ROWS, (images, 1))

@@ -38,7 +38,7 @@ def test_no_picture_has_no_size():
 
 @pytest.mark.parametrize("kind", DTYPES)
 def test_pictures(kind):
-    """Larger and smaller, thin ones, one left as it is, one slot without a picture; whatever lies around them."""
+    """Larger and smaller, thin ones, one left as it is, one slot without an image; whatever lies around them."""
     sizes = [(60, 80), (61, 47), (40, 90), (5, 80), (1, 1), (47, 3), (160, 190), (133, 200), (0, 0)]
     resized = [(45, 60), (64, 49), (40, 90), (5, 96), (64, 64), (64, 4), (64, 76), (11, 17), (0, 0)]
     rng = np.random.default_rng(1)

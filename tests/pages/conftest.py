@@ -10,7 +10,7 @@ from tests.pages.small_report import ANCHORS, one_run, read_image
 def page(tmp_path_factory):
     """The folder of the report of one run."""
     folder = tmp_path_factory.mktemp("report")
-    report_page.write(folder, [one_run("runs/<one>")], read_image, ANCHORS, ("3 pictures & more",))
+    report_page.write(folder, [one_run("runs/<one>")], read_image, ANCHORS, ("3 images & more",))
     return folder
 
 

@@ -64,7 +64,7 @@ def test_names_and_ids_that_utf8_cannot_hold(tmp_path, capsys):
 
 
 def broken_data(folder):
-    """`tiny.write_data` with one fault of each kind; returns the ids of the pictures concerned."""
+    """`tiny.write_data` with one fault of each kind; returns the ids of the images concerned."""
     tiny.write_data(folder)
     content = json.loads((folder / "train.json").read_text())
     images, rows = content["images"], content["annotations"]
@@ -87,7 +87,7 @@ def test_broken_data_ends_with_1_and_names_the_images(tmp_path, capsys):
     message = str(stop.value)  # a text as exit code is 1
     expected = (
         "image file missing",
-        "picture does not decode",
+        "image does not decode",
         "bbox empty or negative",
         "annotation of an unknown image",
     )

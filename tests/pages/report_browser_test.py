@@ -60,7 +60,7 @@ def pixels(chrome, selector="#pictures canvas", number=0):
 
 
 def go_to(chrome, selector):
-    """Scrolls there and waits until pictures in sight are drawn on."""
+    """Scrolls there and waits until images in sight are drawn on."""
     from selenium.webdriver.support.ui import WebDriverWait
 
     script = "document.querySelector(arguments[0]).scrollIntoView({behavior: 'instant'})"
@@ -124,16 +124,16 @@ def test_by_keyboard(browser, page):
     slider.send_keys(Keys.ARROW_RIGHT)
     assert text_of(chrome, "#score-value") == ["0.91"]
     slider.send_keys(Keys.ARROW_LEFT)
-    chrome.execute_script("document.querySelectorAll('.picture')[0].focus()")
+    chrome.execute_script("document.querySelectorAll('.image')[0].focus()")
     press(Keys.ENTER)
-    assert text_of(chrome, "#viewer-title") == ["Picture 1"]
+    assert text_of(chrome, "#viewer-title") == ["Image 1"]
     assert pixels(chrome, "#viewer canvas") > 0
     assert text_of(chrome, ".list p") == ["1 right, 0 wrong, 0 missed: .90 correct"]
     press(Keys.ARROW_RIGHT)
-    assert text_of(chrome, "#viewer-title") == ["Picture 2"]
+    assert text_of(chrome, "#viewer-title") == ["Image 2"]
     press(Keys.ARROW_LEFT)
     press(Keys.ARROW_LEFT)
-    assert text_of(chrome, "#viewer-title") == ["Picture 30"]
+    assert text_of(chrome, "#viewer-title") == ["Image 30"]
     elements(chrome, "#viewer #show-truth")[0].send_keys(" ")  # the switches are at hand here too
     press(Keys.ESCAPE)
     focus = chrome.execute_script("return document.activeElement.parentElement.dataset.id")
@@ -144,7 +144,7 @@ def test_by_keyboard(browser, page):
 def test_order_of_the_pictures(browser, page):
     chrome = browser.look(page)
     set_score(chrome, 0.5)
-    order = "return [...document.querySelectorAll('#pictures figure')].map(f => f.dataset.id)"
+    order = "return [...document.querySelectorAll('#images figure')].map(f => f.dataset.id)"
     assert chrome.execute_script(order) == ["1", "2", "30"]
     elements(chrome, "#order option[value=missed]")[0].click()
     assert chrome.execute_script(order) == ["2", "1", "30"]

@@ -137,14 +137,14 @@ def test_logs_that_lack_keys_or_their_end(tmp_path):
 def test_choice_of_pictures():
     run = one_run("a")
     errors = analyse(run.truth, run.detections)
-    # a picture's error: .3 | .8 + 1 | .7
+    # an image's error: .3 | .8 + 1 | .7
     assert gallery.choose(run.truth, run.detections, errors, 80, "worst") == [2, 30, 1]
     assert gallery.choose(run.truth, run.detections, errors, 80, "random", 5) == [1, 2, 30]
     some = {tuple(gallery.choose(run.truth, run.detections, errors, 1, "random", seed)) for seed in range(20)}
     assert some == {(1,), (2,), (30,)}
     with pytest.raises(ValueError, match="random or worst"):
         gallery.choose(run.truth, run.detections, errors, 1, "best")
-    for wrong, message in (((-1, "worst"), "-1 pictures"), ((1, "random", -2), "-2 as the seed")):
+    for wrong, message in (((-1, "worst"), "-1 images"), ((1, "random", -2), "-2 as the seed")):
         with pytest.raises(ValueError, match=message):
             gallery.check_choice(*wrong)
 

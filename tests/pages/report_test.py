@@ -77,7 +77,7 @@ def test_folder_and_choice_are_looked_at_first(workdir, tiny_run, tmp_path):
     (tmp_path / "mine.txt").touch()
     said = refused(tiny_run.config, workdir, "--output", tmp_path)
     assert f"{tmp_path} holds something else than an older page" in said
-    assert "-1 pictures for the gallery" in refused(tiny_run.config, workdir, "--pictures", -1)
+    assert "-1 images for the gallery" in refused(tiny_run.config, workdir, "--pictures", -1)
     assert "-1 as the seed" in refused(tiny_run.config, workdir, "--seed", -1)
     assert len(list((workdir / "report" / "pictures").glob("50?.jpg"))) == 5  # the older page is whole
 

@@ -1,4 +1,4 @@
-"""Runs of three pictures, for reports of tests."""
+"""Runs of three images, for reports of tests."""
 
 import numpy as np
 
@@ -22,7 +22,7 @@ LOG += [{"step": 50, "val/AP": 0.1, "val/rpn_AP": 0.05, "val/rpn_box": 0.4}]
 
 
 def one_run(name, shift=0.0):
-    """Three pictures: one right and one duplicate, a badly placed box, and nothing but a background error."""
+    """Three images: one right and one duplicate, a badly placed box, and nothing but a background error."""
     boxes = truth((1, 1, BOX), (2, 1, BOX), (2, 1, (100, 100, 60, 60)), crowd=(2,), images=(1, 2, 30))
     boxes["categories"] = boxes["categories"][:1]
     for image in boxes["images"]:

@@ -64,7 +64,7 @@ def test_the_curve_does_not_depend_on_who_computes(tiny_data, tmp_path, referenc
 
 @pytest.mark.parametrize("processes, devices", [(1, 4), (2, 2), (4, 1)])
 def test_the_detections_do_not_depend_on_who_computes(tiny_data, tmp_path, reference, processes, devices):
-    """Five pictures in batches of four: the last batch is mostly padding, and each picture is there once."""
+    """Five images in batches of four: the last batch is mostly padding, and each image is there once."""
     run = shutil.copytree(reference[0], tmp_path / "run")
     (run / "detections.json").unlink()
     codes, printed = start("eval.py", tiny_data, run, processes, devices).wait()

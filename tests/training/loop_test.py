@@ -351,7 +351,7 @@ def test_nothing_is_written_where_config_and_data_do_not_fit(tiny_data, tmp_path
 
 def test_two_devices_give_the_losses_of_one(tiny_run, tiny_data, tmp_path):
     """Half of each batch on each of two devices; BatchNorm's statistics and the losses' normalisers are of the whole."""
-    # one picture to evaluate on: a shape less to compile
+    # one image to evaluate on: a shape less to compile
     flags = f"--config=tests/tiny.py:{tiny_data}", f"--workdir={tmp_path}", "--config.data.val.limit=1"
     devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     done = subprocess.run(

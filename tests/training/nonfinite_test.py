@@ -1,4 +1,4 @@
-"""NaN and infinity in pictures, targets and gradients, at random steps: the state stays clean and the images are named."""
+"""NaN and infinity in images, targets and gradients, at random steps: the state stays clean and the images are named."""
 
 import jax
 import jax.numpy as jnp
@@ -166,7 +166,7 @@ def test_a_run_that_skips_names_and_counts_and_goes_on(tiny_run, tmp_path, monke
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_the_real_model_at_random_steps(tiny_data, tmp_path, monkeypatch, seed):
-    """A pixel of a float picture makes its step be left out; a target that is no box is left out by itself."""
+    """A pixel of a float image makes its step be left out; a target that is no box is left out by itself."""
     config = tiny.get_config(tiny_data)
     config.train.update(steps=16, nonfinite="skip", evaluate_every=16, checkpoint_every=16)
     config.data.train.resizing = config.data.val.resizing = "torchvision"

@@ -1,4 +1,4 @@
-"""`config.init_from`: what is taken over, what is made anew, what is refused."""
+"""`config.init_from`: what is taken over, what is initialised again, what is refused."""
 
 from unittest import mock
 
@@ -43,7 +43,7 @@ def test_other_classes_keep_all_but_their_rows(tiny_run):
     config.model.num_classes = 2
     state, report = start_from(tiny_run.workdir, fresh(config), config, tiny.CATEGORIES[:2])
     made, classes, differs = report.splitlines()
-    assert made.endswith("; made anew: box_head/box_deltas, box_head/class_logits")
+    assert made.endswith("; newly initialised: box_head/box_deltas, box_head/class_logits")
     assert classes == "  classes differ: bicycle, person, dog there, bicycle, person here"
     assert differs == "  config.model.num_classes differs: 3 there, 2 here"
     anew = {path[1] for path, leaf in leaves(state).items() if (np.asarray(leaf) == -1).all()}

@@ -59,7 +59,7 @@ def test_detections_are_cocos_results(evaluated):
 
 
 def test_the_detector_says_the_same(evaluated):
-    """One picture through `jaxdet.load` and the same picture in a batch of the evaluation."""
+    """One image through `jaxdet.load` and the same image in a batch of the evaluation."""
     detector = jaxdet.load(evaluated.workdir)
     source = pipeline.open_source(evaluated.config.data.val, None)
     with tiny.quick_compilation():

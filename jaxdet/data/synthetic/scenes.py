@@ -45,7 +45,7 @@ class SyntheticPeople:
     Scene i depends on (seed, i, height, width) alone, so a longer set begins with the scenes of a shorter one; image ids are
     1..count whatever the seed. People, crowds included, are boxed by what is to be seen of them: `boxes` [n, 4] x1 y1 x2 y2 in
     pixels (multiples of 0.5) are tight around the visible pixels, and `area` is the number of these. What people wear and carry
-    belongs to them. Who would show less than a third of the body or under 16 pixels is left out of the picture.
+    belongs to them. Who would show less than a third of the body or under 16 pixels is left out of the image.
 
     A scene is drawn when first asked for, in some 10 ms, and kept (image arrays are therefore read-only) until `cache_bytes` of
     images are held: 1500 scenes of 192 x 256 take 220 MB. Boxes are always kept. `box_counts`, `crowd_counts` and `ground_truth` draw what is missing.
@@ -308,7 +308,7 @@ def _photograph(rng: np.random.Generator, canvas: Image.Image) -> UInt8[np.ndarr
     return np.clip(pixels, 0, 255, out=pixels).astype(np.uint8)
 
 
-def contact_sheet(
+def scene_sheet(
     seed: int = 4, rows: int = 3, columns: int = 4, height: int = 192, width: int = 256
 ) -> Image.Image:
     """Scenes of a set side by side with their ground truth, people in green and crowds in orange, as an image."""
@@ -317,11 +317,11 @@ def contact_sheet(
     for index in range(len(source)):
         record = source[index]
         assert record["image"] is not None
-        picture = Image.fromarray(record["image"])
-        draw = ImageDraw.Draw(picture)
+        image = Image.fromarray(record["image"])
+        draw = ImageDraw.Draw(image)
         for (x1, y1, x2, y2), crowd in zip(record["boxes"], record["crowd"], strict=True):
             draw.rectangle((x1, y1, x2 - 1, y2 - 1), outline=(255, 150, 30) if crowd else (60, 255, 90))
-        sheet.paste(picture, (4 + index % columns * (width + 4), 4 + index // columns * (height + 4)))
+        sheet.paste(image, (4 + index % columns * (width + 4), 4 + index // columns * (height + 4)))
     return sheet
 
 
@@ -330,7 +330,7 @@ def main(arguments: list[str]) -> None:
         sys.exit("usage: python -m jaxdet.data.synthetic.scenes OUTPUT.png")
     output = pathlib.Path(arguments[0])
     output.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet().quantize(256, dither=Image.Dither.NONE).save(output, optimize=True)
+    scene_sheet().quantize(256, dither=Image.Dither.NONE).save(output, optimize=True)
     print(f"wrote {output}")
 
 

@@ -139,7 +139,7 @@ def test_sizes_and_kinds_of_scenes_are_spread(source):
     assert 0.03 < (source.box_counts == 0).mean() < 0.16 and source.box_counts.max() >= 5
     assert 0.01 < np.mean([r["crowd"].any() for r in records]) < 0.12
     touching = [(r["boxes"][:, 0] == 0).any() or (r["boxes"][:, 3] == 192).any() for r in records]
-    assert np.mean(touching) > 0.1  # cut off by the picture's edge
+    assert np.mean(touching) > 0.1  # cut off by the image's edge
 
 
 def test_ground_truth_repeats_the_records(source):
@@ -233,7 +233,7 @@ def test_every_pose_stands_on_the_ground_within_its_tile(pose):
         assert (np.asarray(sprite.image)[..., 3][mask] == 255).all()
 
 
-def test_the_contact_sheet_is_written(tmp_path, capsys):
+def test_the_scene_sheet_is_written(tmp_path, capsys):
     output = tmp_path / "new" / "sheet.png"
     scenes.main([str(output)])
     assert Image.open(output).size == (4 * 260 + 4, 3 * 196 + 4)

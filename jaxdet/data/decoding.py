@@ -1,4 +1,4 @@
-"""Picture files to arrays: whatever a camera or a web page wrote, as uint8 RGB the right way up."""
+"""Image files to arrays: whatever a camera or a web page wrote, as uint8 RGB the right way up."""
 
 import io
 import os
@@ -27,7 +27,7 @@ _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def decode(path_or_bytes: str | os.PathLike[str] | bytes) -> UInt8[np.ndarray, "H W 3"]:
-    """Decodes a picture.
+    """Decodes an image.
 
     The EXIF orientation is applied; alpha is composited on white, as a browser shows it; 16-bit grey is scaled
     to 8 bits; grey, palette and CMYK become RGB; of an animation the first frame counts.
@@ -39,7 +39,7 @@ def decode(path_or_bytes: str | os.PathLike[str] | bytes) -> UInt8[np.ndarray, "
       uint8 [H, W, 3], RGB, contiguous and writable.
 
     Raises:
-      ValueError: not a picture, empty, truncated, corrupt, of more pixels than `PIL.Image.MAX_IMAGE_PIXELS`, or of
+      ValueError: not an image, empty, truncated, corrupt, of more pixels than `PIL.Image.MAX_IMAGE_PIXELS`, or of
         samples without a known white (32-bit ones); the message names the file.
       OSError: the file cannot be read at all (FileNotFoundError where it is missing).
     """
@@ -65,7 +65,7 @@ def oriented_size(path_or_bytes: str | os.PathLike[str] | bytes) -> tuple[int, i
       (height, width) in pixels, ints, after the EXIF orientation.
 
     Raises:
-      ValueError: the header is no picture's, or tells of too many pixels; the message names the file.
+      ValueError: the header is no image's, or tells of too many pixels; the message names the file.
       OSError: the file cannot be read at all.
     """
     if isinstance(path_or_bytes, bytes):
@@ -78,7 +78,7 @@ def checked_size(path_or_bytes: str | os.PathLike[str] | bytes) -> tuple[int, in
     """`oriented_size`, having looked as well whether a JPEG or PNG still has its end.
 
     Costs one more read of a few bytes. A file that lacks the marker (some cameras write more after it) is decoded to
-    find out, so a picture that is whole is never refused.
+    find out, so an image that is whole is never refused.
 
     Args, returns and raises: as `oriented_size`; ValueError for a truncated file too.
     """
@@ -120,12 +120,12 @@ def _ends(file: BinaryIO) -> bool:
 
 def _unreadable(source: str | os.PathLike[str] | bytes, error: Exception | str) -> ValueError:
     if isinstance(source, bytes):
-        length, name = len(source), f"picture of {len(source)} bytes"
+        length, name = len(source), f"image of {len(source)} bytes"
     else:
         length, name = os.path.getsize(source), os.fspath(source)
     if isinstance(error, UnidentifiedImageError):
         return _unreadable(
-            source, "no picture in a known format, or its header is damaged" if length else "empty"
+            source, "no image in a known format, or its header is damaged" if length else "empty"
         )
     return ValueError(f"{name}: cannot decode: {error}")
 
@@ -133,7 +133,7 @@ def _unreadable(source: str | os.PathLike[str] | bytes, error: Exception | str) 
 def _check_size(image: Image.Image) -> None:
     width, height = image.size
     if width < 1 or height < 1:
-        raise ValueError(f"a picture of {width}x{height} pixels")
+        raise ValueError(f"an image of {width}x{height} pixels")
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > limit:
         raise ValueError(
@@ -142,14 +142,14 @@ def _check_size(image: Image.Image) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1..8 as the header tells it; 1 where there is none or it is damaged."""
+    """EXIF orientation 1..8 as the header tells it; 1 if there is none or it is damaged."""
     if image.format == "TIFF":
         return 1  # Pillow turns a TIFF itself, its header's size included
     if (
         image.format == "PNG"
         and not {"exif", "Raw profile type exif", "XML:com.adobe.xmp"} & image.info.keys()
     ):
-        return 1  # Pillow would decode the whole picture to look for the chunk behind the pixels
+        return 1  # Pillow would decode the whole image to look for the chunk behind the pixels
     try:
         orientation = image.getexif().get(_ORIENTATION)
     except Exception:  # damaged EXIF; the pixels may be fine
