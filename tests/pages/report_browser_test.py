@@ -124,7 +124,7 @@ def test_by_keyboard(browser, page):
     slider.send_keys(Keys.ARROW_RIGHT)
     assert text_of(chrome, "#score-value") == ["0.91"]
     slider.send_keys(Keys.ARROW_LEFT)
-    chrome.execute_script("document.querySelectorAll('.image')[0].focus()")
+    chrome.execute_script("document.querySelectorAll('.picture')[0].focus()")
     press(Keys.ENTER)
     assert text_of(chrome, "#viewer-title") == ["Image 1"]
     assert pixels(chrome, "#viewer canvas") > 0
@@ -144,7 +144,7 @@ def test_by_keyboard(browser, page):
 def test_order_of_the_pictures(browser, page):
     chrome = browser.look(page)
     set_score(chrome, 0.5)
-    order = "return [...document.querySelectorAll('#images figure')].map(f => f.dataset.id)"
+    order = "return [...document.querySelectorAll('#pictures figure')].map(f => f.dataset.id)"
     assert chrome.execute_script(order) == ["1", "2", "30"]
     elements(chrome, "#order option[value=missed]")[0].click()
     assert chrome.execute_script(order) == ["2", "1", "30"]
