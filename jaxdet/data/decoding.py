@@ -3,7 +3,6 @@
 import io
 import os
 from collections.abc import Callable
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
@@ -97,7 +96,7 @@ def _read(path: str | os.PathLike[str]) -> bytes:
         return file.read()
 
 
-def _header(file: BinaryIO, source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
+def _header(file: io.BytesIO | io.BufferedReader, source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
     try:
         image = Image.open(file, formats=FORMATS)
         _check_size(image)
@@ -107,7 +106,7 @@ def _header(file: BinaryIO, source: str | os.PathLike[str] | bytes) -> tuple[int
         raise _unreadable(source, error) from error
 
 
-def _ends(file: BinaryIO) -> bool:
+def _ends(file: io.BytesIO | io.BufferedReader) -> bool:
     """Whether a JPEG or PNG ends as it must; True for other formats, whose end says nothing."""
     file.seek(0)
     start = file.read(4)

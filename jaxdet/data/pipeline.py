@@ -231,10 +231,11 @@ class TrainingBatches:
         local = self.batch_size // shards
 
         def load(step: int) -> Batch:
-            batch = self.loader.empty_batch(local, bucket[step])
+            here = int(bucket[step])
+            batch = self.loader.empty_batch(local, here)
             first = int(before[step]) * self.batch_size + shard * local
             for row in range(local):
-                self.loader.training_slot(int(bucket[step]), first + row, row_of(batch, row))
+                self.loader.training_slot(here, first + row, row_of(batch, row))
             return batch
 
         return _iterate(grain.MapDataset.range(start, stop).map(load), workers)

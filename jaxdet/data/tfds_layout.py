@@ -6,6 +6,7 @@ objects: bbox (ymin xmin ymax xmax, fractions of the height and width), label, a
 
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def import_tfds() -> Any:
     return tensorflow_datasets
 
 
-def coco_features(names: list[str]) -> Any:
+def coco_features(names: Sequence[str]) -> Any:
     """The features of TFDS's `coco/2017`, with these names as the labels."""
     kinds = import_tfds().features
     objects = {
@@ -53,7 +54,7 @@ def coco_features(names: list[str]) -> Any:
     return kinds.FeaturesDict(top | {"objects": kinds.Sequence(objects)})
 
 
-def category_list(directory: str, names: list[str]) -> list[Category]:
+def category_list(directory: str, names: Sequence[str]) -> list[Category]:
     """{"id", "name"} for each TFDS label."""
     path = os.path.join(directory, CATEGORIES_FILE)
     if os.path.exists(path):

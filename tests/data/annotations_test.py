@@ -42,7 +42,7 @@ def test_against_a_plain_loop(rows):
     columns = Columns()
     for row in rows:
         columns.add(*row)
-    table = Annotations(columns, SIZES)
+    table = Annotations(columns, np.array(SIZES))
     assert len(table.faults) + len(table.boxes) == len(rows)
     for image in range(3):
         mine = [(row, expected(row)) for row in rows if row[0] == image]
@@ -66,7 +66,7 @@ def test_against_a_plain_loop(rows):
 def test_changing_a_record_leaves_the_table_alone():
     columns = Columns()
     columns.add(0, 1, 0, (1, 2, 3, 4), None, 0)
-    table = Annotations(columns, SIZES)
+    table = Annotations(columns, np.array(SIZES))
     record = table.record(0)
     for value in record.values():
         value[:] = 1

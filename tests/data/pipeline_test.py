@@ -21,7 +21,6 @@ class Rectangles:
     """Black images of many sizes with a red box each, half of them portrait; image 3 does not decode."""
 
     categories = ({"id": 5, "name": "box"},)
-    skipped = ()
 
     def __init__(self, count=9, seed=0):
         rng = np.random.default_rng(seed)
@@ -29,9 +28,13 @@ class Rectangles:
         self.sizes[0] = 100, 140  # landscape
         self.sizes[1:2] = 140, 90  # portrait
         self.image_ids = np.arange(10, 10 + count)
-        self.box_counts = np.ones(count, np.int32)
+        self.box_counts = self.crowd_counts = np.ones(count, np.int32)
+        self.clipped_counts, self.skipped = np.zeros(count, np.int32), []
         corners = np.array([5, 8]) + rng.integers(0, 10, (count, 2))
         self.boxes = np.concatenate([corners, corners + rng.integers(20, 40, (count, 2))], 1)
+
+    def ground_truth(self):
+        raise NotImplementedError  # no batch asks for it
 
     def __len__(self):
         return len(self.sizes)

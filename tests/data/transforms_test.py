@@ -54,7 +54,7 @@ def test_halving_is_antialiased():
 def test_pixels_are_torchvisions(golden):
     """Enlarged without rounding; the reference has every eighth pixel, normalised."""
     z = np.load(golden / "resize_pixels_tv.npz")
-    image, _, scales = transforms.resize(z["image"], BOX, z["resized_size"], "torchvision")
+    image, _, scales = transforms.resize(z["image"], BOX, tuple(z["resized_size"].tolist()), "torchvision")
     assert image.shape == (*z["resized_size"], 3) and image.dtype == np.float32
     np.testing.assert_allclose(scales, z["resized_size"] / z["image"].shape[:2], rtol=1e-6)
     normalised = (image / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]

@@ -9,7 +9,7 @@ import pathlib
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, SupportsIndex, cast
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -87,7 +87,7 @@ class SyntheticPeople:
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: SupportsIndex) -> Record:
         """The record of scene `index`; raises IndexError outside the set."""
         index = range(len(self))[operator.index(index)]
         image = self._images.get(index)
