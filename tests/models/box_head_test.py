@@ -49,8 +49,9 @@ def test_values_against_plain_numpy():
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda s: 0.3 * rng.standard_normal(s.shape).astype(np.float32), shapes)
     logits, deltas = tiny.jit(head.apply)({"params": params}, maps, BOXES)
+    align = tiny.jit(lambda maps, boxes: pyramid_roi_align(maps, boxes, (4, 8, 16, 32)))
     for i in range(2):
-        crops = pyramid_roi_align([x[i] for x in maps[:4]], BOXES[i], (4, 8, 16, 32))
+        crops = align([x[i] for x in maps[:4]], BOXES[i])
         x = np.asarray(crops).reshape(2, -1)
         for name in ("fc0", "fc1"):
             x = np.maximum(x @ params[name]["kernel"] + params[name]["bias"], 0)

@@ -90,7 +90,8 @@ def test_count_may_be_smaller_or_larger_than_the_boxes(count):
 def test_the_threshold_is_in_double_precision(threshold, suppressed):
     """The float32 next to .6 is above .6, and so is an IoU of that value in torchvision's comparison."""
     boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 10 * threshold]], np.float32)
-    _, valid = nms(boxes, np.array([2.0, 1.0]), np.ones(2, bool), threshold, 2)
+    run = jax.jit(functools.partial(nms, iou_threshold=threshold, count=2))
+    _, valid = run(boxes, np.array([2.0, 1.0]), np.ones(2, bool))
     assert valid.tolist() == [True, not suppressed]
 
 

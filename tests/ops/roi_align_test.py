@@ -70,6 +70,9 @@ def oracle_gradient(features, boxes, scale, size, ratio, aligned, cotangent):
     return gradient
 
 
+jitted_levels = jax.jit(box_levels, static_argnames=("lowest", "highest", "level_epsilon"))
+
+
 @functools.partial(jax.jit, static_argnums=3)
 def value_and_gradient(features, boxes, cotangent, settings):
     """roi_align and the gradient of its features; settings = scale, size, sampling_ratio, aligned."""
@@ -209,9 +212,7 @@ def test_pyramid_equals_the_libraries(golden, library, level_epsilon):
     data = np.load(golden / "pyramid_roi_align.npz")
     boxes, strides = data["boxes"], tuple(int(stride) for stride in data["strides"])
     ratio, aligned = int(data[f"{library}/sampling_ratio"]), bool(data[f"{library}/aligned"])
-    np.testing.assert_array_equal(
-        jax.jit(lambda boxes: box_levels(boxes, level_epsilon=level_epsilon))(boxes), data[f"{library}/level"]
-    )
+    np.testing.assert_array_equal(jitted_levels(boxes, level_epsilon=level_epsilon), data[f"{library}/level"])
     features = tuple(data[f"features/P{level}"] for level in (2, 3, 4, 5))
     settings = (strides, int(data["size"]), ratio, aligned, 2, level_epsilon)
     value, gradient = pyramid_value_and_gradient(features, boxes, data["cotangent"], settings)
@@ -226,7 +227,7 @@ def test_a_box_is_sampled_at_its_own_level_only():
     strides = tuple((300 / level.shape[0], 420 / level.shape[1]) for level in features)
     cotangent = normal(3, 24, 7, 7, 2)
     value, gradient = pyramid_value_and_gradient(features, boxes, cotangent, (strides,))
-    levels = np.asarray(box_levels(boxes))
+    levels = np.asarray(jitted_levels(boxes))
     assert set(levels) >= {2, 3, 4}
     for level, stride in enumerate(strides):
         rows = levels == level + 2
@@ -238,12 +239,12 @@ def test_a_box_is_sampled_at_its_own_level_only():
 def test_levels():
     side = np.array([0, 1, 111.9, 112, 223.9, 224, 447.9, 448, 5000], np.float32)
     boxes = np.stack([side * 0, side * 0, side, side], -1)
-    np.testing.assert_array_equal(box_levels(boxes), [2, 2, 2, 3, 3, 4, 4, 5, 5])
-    np.testing.assert_array_equal(box_levels(boxes, lowest=3, highest=4), [3, 3, 3, 3, 3, 4, 4, 4, 4])
+    np.testing.assert_array_equal(jitted_levels(boxes), [2, 2, 2, 3, 3, 4, 4, 5, 5])
+    np.testing.assert_array_equal(jitted_levels(boxes, lowest=3, highest=4), [3, 3, 3, 3, 3, 4, 4, 4, 4])
     just_under = np.array([0, 0, 112 * (1 - 3e-7), 112 * (1 - 3e-7)], np.float32)
-    assert box_levels(just_under) == 2 and box_levels(just_under, level_epsilon=1e-6) == 3
+    assert jitted_levels(just_under) == 2 and jitted_levels(just_under, level_epsilon=1e-6) == 3
     unreal = np.array([[9, 9, 1, 1], [0, 0, np.nan, 5], [0, 0, np.inf, 0], [np.nan] * 4], np.float32)
-    np.testing.assert_array_equal(box_levels(unreal), 2)
+    np.testing.assert_array_equal(jitted_levels(unreal), 2)
 
 
 # --- Under transformations, and on the other platforms ---
@@ -279,7 +280,7 @@ def test_both_forms_of_the_gradient_agree():
     boxes, cotangent = drawn_boxes(2, 20, 96, 128), normal(3, 20, 7, 7, 4)
     shapes, scales = ((24, 32), (12, 16)), (1 / 4, 1 / 8)
     box_taps = jax.jit(module._box_taps, static_argnums=(0, 4, 5, 6))
-    taps = box_taps(shapes, boxes, box_levels(boxes, highest=3) - 2, scales, 7, 2, True)
+    taps = box_taps(shapes, boxes, jitted_levels(boxes, highest=3) - 2, scales, 7, 2, True)
     rows = jax.jit(module._spread_rows, static_argnums=0)(shapes, taps, cotangent)
     tiles = jax.jit(module._spread_tiles, static_argnums=0)(shapes, taps, cotangent)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), rows, tiles)
