@@ -5,7 +5,7 @@ The pixels themselves are resized by data/transforms.py on the host and by ops/r
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -45,7 +45,7 @@ class Resizing:
         """Type of the resized pixels."""
         return DTYPES[self.kind]
 
-    def size(self, size: Iterable[int], short_side: int | None = None) -> tuple[int, int]:
+    def size(self, size: Iterable[SupportsIndex], short_side: int | None = None) -> tuple[int, int]:
         """(height, width) of a picture of `size` (height, width) after resizing; `short_side` is the largest by default.
 
         As detectron2's ResizeShortestEdge, or as torchvision's GeneralizedRCNNTransform, whose short side can be one pixel
