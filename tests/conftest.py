@@ -4,9 +4,16 @@ import gc
 import os
 import pathlib
 
+import jaxtyping
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# Types and shapes of arguments and results are checked in every call; int passes for float, as in mypy. Before jaxdet is imported.
+jaxtyping.install_import_hook(
+    ["jaxdet.ops", "jaxdet.models", "jaxdet.data", "jaxdet.evaluation"],
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
+)
 
 # What JAX traced stays: at the usual pace, looking for garbage among it takes a sixth of the time.
 gc.set_threshold(20_000, 20, 100)

@@ -1,8 +1,10 @@
 """The COCO API's averages (pycocotools, cocoeval.py), on arrays: the same numbers in a fraction of the time."""
 
 import numpy as np
+from jaxtyping import Bool, Float64
 
 from jaxdet.evaluation.matching import match_detections, overlaps
+from jaxdet.evaluation.types import Columns
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_THRESHOLDS = np.linspace(0, 1, 101)
@@ -10,7 +12,9 @@ AREAS = ((0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10))  # all, small, me
 COUNTS = (1, 10, 100)  # best detections of an image
 
 
-def precision_and_recall(truth, found, categories):
+def precision_and_recall(
+    truth: Columns, found: Columns, categories: int
+) -> tuple[Float64[np.ndarray, "T K areas R"], Float64[np.ndarray, "T K areas counts"]]:
     """Precision [T, categories, areas, R] and recall [T, categories, areas, counts]; -1 where there is nothing to find.
 
     truth, found: dicts of arrays, and categories: how many, as `coco.to_arrays` returns them.
@@ -24,8 +28,8 @@ def precision_and_recall(truth, found, categories):
     sides = found["box"][:, 2] * found["box"][:, 3]
     for a, (low, high) in enumerate(AREAS):
         ignored = truth["iscrowd"] | (truth["area"] < low) | (truth["area"] > high)
-        positives = np.bincount(truth["category"][~ignored], minlength=categories)
-        if not positives.any():
+        positives = np.bincount(truth["category"][~ignored], minlength=categories).tolist()
+        if not any(positives):
             continue
         match = np.full((len(sides), len(IOU_THRESHOLDS)), -1, np.int32)
         for rows, boxes, iou in images:
@@ -43,7 +47,7 @@ def precision_and_recall(truth, found, categories):
     return precision, recall
 
 
-def precision_at_recalls(right, positives):
+def precision_at_recalls(right: Bool[np.ndarray, " N"], positives: int) -> Float64[np.ndarray, " R"]:
     """Precision [R] at RECALL_THRESHOLDS: the largest at that recall or a higher one, 0 beyond the last.
 
     right: which detections find a box, best score first, bool [N]; positives: how many boxes there are to find.
@@ -54,7 +58,9 @@ def precision_at_recalls(right, positives):
     return envelope[np.searchsorted(true / positives, RECALL_THRESHOLDS, side="left")]
 
 
-def twelve_numbers(precision, recall):
+def twelve_numbers(
+    precision: Float64[np.ndarray, "T K areas R"], recall: Float64[np.ndarray, "T K areas counts"]
+) -> list[float]:
     """The numbers in the order of coco.METRICS, as a list of floats, of `precision_and_recall`."""
     every, fifty, seventy_five = slice(None), 0, 5
     chosen = [precision[every, :, 0], precision[fifty, :, 0], precision[seventy_five, :, 0]]

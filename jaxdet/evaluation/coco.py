@@ -3,18 +3,24 @@
 import json
 import math
 import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Float64, Int
 
 from jaxdet.evaluation.average_precision import IOU_THRESHOLDS, precision_and_recall, twelve_numbers
 from jaxdet.evaluation.matching import box_iou, match_detections
+from jaxdet.evaluation.types import Columns, GroundTruth, Json, Results
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+Wanted = str | int | np.integer | Iterable[str | int | np.integer]  # categories by name or id
 
 _BOX_KEYS = ("image_id", "category_id", "bbox")
 
 
-def evaluate(ground_truth, detections, categories=None):
+def evaluate(ground_truth: Json, detections: Json, categories: Wanted | None = None) -> dict[str, float]:
     """The twelve COCO numbers of a set of detections, over all images of the ground truth.
 
     ground_truth  COCO JSON: a dict with images, annotations and categories, or the path of such a file. An annotation
@@ -35,7 +41,7 @@ def evaluate(ground_truth, detections, categories=None):
     return dict(zip(METRICS, numbers, strict=True))
 
 
-def precision_curves(ground_truth, detections):
+def precision_curves(ground_truth: Json, detections: Json) -> Float64[np.ndarray, "T K areas R"]:
     """Precision float64 [10 IoUs, categories, 4 sizes, 101 recalls], -1 where there is nothing to find.
 
     The IoUs, sizes and recalls are those of `average_precision`. Arguments and errors as `evaluate`, for all categories.
@@ -43,7 +49,9 @@ def precision_curves(ground_truth, detections):
     return precision_and_recall(*to_arrays(ground_truth, detections))[0]
 
 
-def to_arrays(ground_truth, detections, categories=None):
+def to_arrays(
+    ground_truth: Json, detections: Json, categories: Wanted | None = None
+) -> tuple[Columns, Columns, int]:
     """Annotations and detections as arrays, and how many categories there are. Arguments and errors as `evaluate`.
 
     Returns (truth, found, categories). truth: dict of arrays of the annotations in the order given: image, category (int),
@@ -60,12 +68,14 @@ def to_arrays(ground_truth, detections, categories=None):
     }
     place = {category: k for k, category in enumerate(sorted(wanted))}
 
-    def arrays(items, **more):
+    def arrays(items: Results, **more: type) -> Columns:
         rows = [
             i for i, item in enumerate(items) if item["image_id"] in number and item["category_id"] in place
         ]
         kept = [items[i] for i in rows]
-        columns = {name: np.array([item[name] for item in kept], kind) for name, kind in more.items()}
+        columns: Columns = {
+            name: np.array([item[name] for item in kept], kind) for name, kind in more.items()
+        }
         return columns | {
             "row": np.array(rows, int),
             "image": np.array([number[item["image_id"]] for item in kept], int),
@@ -85,7 +95,12 @@ def to_arrays(ground_truth, detections, categories=None):
     return truth, found, len(place)
 
 
-def proposal_recall(ground_truth, proposals, counts=(100, 1000), areas=(0, math.inf)):
+def proposal_recall(
+    ground_truth: Json,
+    proposals: Json,
+    counts: Sequence[int] = (100, 1000),
+    areas: tuple[float, float] = (0, math.inf),
+) -> dict[str, float]:
     """Average recall of class-agnostic proposals: {"AR@100": ..., "AR@1000": ...}, one entry a count.
 
     The COCO API's AR with `useCats = 0` and `maxDets = counts`: the share of the boxes that are not crowds which the
@@ -102,7 +117,7 @@ def proposal_recall(ground_truth, proposals, counts=(100, 1000), areas=(0, math.
     """
     ground_truth = load_ground_truth(ground_truth)
     categories = _category_ids(ground_truth["categories"], None)
-    targets = {image["id"]: [] for image in ground_truth["images"]}
+    targets: dict[int, list[list[float]]] = {image["id"]: [] for image in ground_truth["images"]}
     for row in sorted(ground_truth["annotations"], key=lambda row: row["category_id"]):
         wanted = row["category_id"] in categories and areas[0] <= row["area"] <= areas[1]
         if wanted and row["image_id"] in targets and not row["iscrowd"]:
@@ -122,7 +137,13 @@ def proposal_recall(ground_truth, proposals, counts=(100, 1000), areas=(0, math.
     return {f"AR@{count}": float(value) for count, value in zip(counts, recall, strict=True)}
 
 
-def to_results(image_ids, boxes, scores, labels, categories):
+def to_results(
+    image_ids: int | Int[np.ndarray, " n"],
+    boxes: Float[np.ndarray, "n 4"],
+    scores: Sequence[float] | Float[np.ndarray, " n"],
+    labels: Sequence[int] | Int[np.ndarray, " n"],
+    categories: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
     """Detections as a list in COCO's result format, in plain Python numbers that `json` can write.
 
     image_ids   int [n], or one int for all rows
@@ -145,7 +166,7 @@ def to_results(image_ids, boxes, scores, labels, categories):
     ]
 
 
-def table(results):
+def table(results: Mapping[str, Mapping[str, float]]) -> str:
     """The twelve rows in the COCO API's wording, with one column a detector.
 
     results  dict from the column's name to what `evaluate` returned, e.g. {"RPN alone": ..., "with RoI head": ...}
@@ -171,7 +192,7 @@ def table(results):
 # ---- reading and checking -------------------------------------------------------------------------------------------
 
 
-def _read_json(source):
+def _read_json(source: Any) -> Any:
     if not isinstance(source, str | os.PathLike):
         return source
     with open(source, encoding="utf-8") as file:
@@ -181,7 +202,7 @@ def _read_json(source):
             raise ValueError(f"{os.fspath(source)} is not complete JSON: {error}") from error
 
 
-def load_ground_truth(source):
+def load_ground_truth(source: Json) -> GroundTruth:
     """A copy of the ground truth with the fields that evaluation reads."""
     ground_truth = _read_json(source)
     keys = ("images", "annotations", "categories")
@@ -196,7 +217,7 @@ def load_ground_truth(source):
     }
 
 
-def _annotation(row):
+def _annotation(row: dict[str, Any]) -> dict[str, Any]:
     _check_box(row)
     x, y, width, height = map(float, row["bbox"])
     area = row.get("area")
@@ -209,7 +230,7 @@ def _annotation(row):
     }
 
 
-def _category_ids(categories, wanted):
+def _category_ids(categories: Iterable[dict[str, Any]], wanted: Wanted | None) -> set[int]:
     if wanted is None:
         return {category["id"] for category in categories}
     if isinstance(wanted, str | int | np.integer):
@@ -226,7 +247,9 @@ def _category_ids(categories, wanted):
     return ids
 
 
-def check_results(results, ground_truth, keys=(*_BOX_KEYS, "score")):
+def check_results(
+    results: Json, ground_truth: GroundTruth, keys: Sequence[str] = (*_BOX_KEYS, "score")
+) -> None:
     if not isinstance(results, list | tuple):
         raise ValueError(f"detections must be a list in COCO's result format, not {type(results).__name__}")
     images = {image["id"] for image in ground_truth["images"]}
@@ -250,7 +273,7 @@ def check_results(results, ground_truth, keys=(*_BOX_KEYS, "score")):
         _check_box(row)
 
 
-def _check_box(row):
+def _check_box(row: dict[str, Any]) -> None:
     box = row.get("bbox")
     if box is None or len(box) != 4 or not all(map(math.isfinite, box)):
         raise ValueError(f"a box of image {row['image_id']!r} is not four finite numbers: {box}")
@@ -259,28 +282,30 @@ def _check_box(row):
 # ---- matching of proposals ------------------------------------------------------------------------------------------
 
 
-def _proposals_by_image(proposals, ground_truth):
+def _proposals_by_image(
+    proposals: Json, ground_truth: GroundTruth
+) -> dict[int, tuple[Float64[np.ndarray, "n 4"], Float64[np.ndarray, " n"]]]:
     """Dict from image id to (boxes float64 [n, 4] x y width height, scores float64 [n])."""
     proposals = _read_json(proposals)
     if not isinstance(proposals, dict):
         check_results(proposals, ground_truth, keys=("image_id", "bbox", "score"))
-        rows = {}
+        rows: dict[int, list[list[float]]] = {}
         for row in proposals:
             rows.setdefault(row["image_id"], []).append([*row["bbox"], row["score"]])
         arrays = {image_id: np.asarray(values, np.float64) for image_id, values in rows.items()}
         return {image_id: (array[:, :4], array[:, 4]) for image_id, array in arrays.items()}
 
     images = {image["id"] for image in ground_truth["images"]}
-    arrays = {}
+    found = {}
     for image_id, (boxes, scores) in proposals.items():
         boxes, scores = np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(scores, np.float64)
         if image_id not in images:
             raise ValueError(f"there are proposals of image {image_id!r}, which is not in the ground truth")
         if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
             raise ValueError(f"a proposal of image {image_id!r} has a box or a score that is not finite")
-        arrays[image_id] = _xyxy_to_xywh(boxes), scores
-    return arrays
+        found[image_id] = _xyxy_to_xywh(boxes), scores
+    return found
 
 
-def _xyxy_to_xywh(boxes):
+def _xyxy_to_xywh(boxes: Float64[np.ndarray, "n 4"]) -> Float64[np.ndarray, "n 4"]:
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)

@@ -1,14 +1,19 @@
 """Curves and tables behind the numbers: precision over recall, recall of proposals by size, calibration of scores."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+from jaxtyping import Bool, Float, Float64
 
 from jaxdet.evaluation.average_precision import AREAS, IOU_THRESHOLDS, RECALL_THRESHOLDS
 from jaxdet.evaluation.coco import precision_curves, proposal_recall
+from jaxdet.evaluation.types import Json
 
 SIZES = dict(zip(("all", "small", "medium", "large"), AREAS, strict=True))
 
 
-def precision_recall(ground_truth, detections):
+def precision_recall(ground_truth: Json, detections: Json) -> dict[str, Any]:
     """Precision at 101 recalls, by IoU and by size, as the COCO API interpolates it.
 
     Returns {"recall": [101], "by_iou": {.5: [101], .., .95: [101]}, "by_size": {"all": [101], "small": ..}, at IoU .5};
@@ -22,18 +27,24 @@ def precision_recall(ground_truth, detections):
     }
 
 
-def _mean(precision):
+def _mean(precision: Float64[np.ndarray, "K R"]) -> Float64[np.ndarray, " R"] | None:
     """Mean over the categories [categories, recalls] that have boxes; None where none has."""
     present = precision[(precision > -1).all(1)]
     return present.mean(0) if len(present) else None
 
 
-def recall_by_size(ground_truth, proposals, counts=(10, 100, 1000)):
+def recall_by_size(
+    ground_truth: Json, proposals: Json, counts: Sequence[int] = (10, 100, 1000)
+) -> dict[str, dict[str, float]]:
     """{size: {"AR@10": .., ..}} of proposals, for the sizes of SIZES; see `coco.proposal_recall`."""
     return {size: proposal_recall(ground_truth, proposals, counts, areas) for size, areas in SIZES.items()}
 
 
-def calibration(scores, correct, bins=10):
+def calibration(
+    scores: Sequence[float] | Float[np.ndarray, " n"],
+    correct: Sequence[bool] | Bool[np.ndarray, " n"],
+    bins: int = 10,
+) -> dict[str, Any]:
     """How often a detection of a score is right (Guo et al. 2017, arXiv:1706.04599; for boxes Küppers et al. 2020).
 
     scores [n] 0..1; correct bool [n]. Returns {"edges": [bins + 1], "count": [bins], "score": mean of the bin's scores,

@@ -14,13 +14,16 @@ box; the others go), the other false positives go, missed boxes are no longer co
 add up to what AP lacks: repaired together they give AP 1, alone often less, for one error may hide another.
 """
 
-from typing import NamedTuple
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxdet.evaluation.average_precision import precision_at_recalls
 from jaxdet.evaluation.coco import to_arrays
 from jaxdet.evaluation.matching import match_detections, overlaps
+from jaxdet.evaluation.types import Columns, GroundTruth, Results
 
 FALSE_POSITIVES = ("classification", "localisation", "both", "duplicate", "background")
 KINDS = (*FALSE_POSITIVES, "missed")
@@ -37,17 +40,23 @@ class Errors(NamedTuple):
     """
 
     ap: float
-    kinds: np.ndarray
-    target: np.ndarray
-    found_by: np.ndarray
-    missed: np.ndarray
-    crowd: np.ndarray
-    cost: dict
-    count: dict
+    kinds: Shaped[np.ndarray, " n"]
+    target: Int[np.ndarray, " n"]
+    found_by: Int[np.ndarray, " m"]
+    missed: Bool[np.ndarray, " m"]
+    crowd: Bool[np.ndarray, " m"]
+    cost: dict[str, float]
+    count: dict[str, int]  # type: ignore[assignment]  # hides tuple.count
     ap_repaired: float
 
 
-def analyse(ground_truth, detections, foreground=0.5, background=0.1, detections_per_image=100):
+def analyse(
+    ground_truth: GroundTruth,
+    detections: Results,
+    foreground: float = 0.5,
+    background: float = 0.1,
+    detections_per_image: int = 100,
+) -> Errors:
     """Sorts detections by their kind of error -> Errors.
 
     ground_truth and detections as in `coco.evaluate`, loaded. foreground, background: IoUs from which on a detection finds a
@@ -66,7 +75,9 @@ def analyse(ground_truth, detections, foreground=0.5, background=0.1, detections
     aimed = np.isin(np.arange(len(to_find)), target[np.isin(kinds, ("classification", "localisation"))])
     missed = to_find & (found_by < 0) & ~aimed
 
-    def average_precision(repaired=(), positives_only=False, found_only=False):
+    def average_precision(
+        repaired: Collection[str] = (), positives_only: bool = False, found_only: bool = False
+    ) -> float:
         """With some kinds repaired, without false positives, or with only those boxes counted that were found."""
         right, labels = kinds == "correct", found["category"].copy()
         for row in _best_of_each_box(kinds, target, found_by, repaired):
@@ -96,14 +107,18 @@ def analyse(ground_truth, detections, foreground=0.5, background=0.1, detections
     )
 
 
-def _as_given(values, part, given, absent):
+def _as_given(
+    values: Shaped[np.ndarray, " N"], part: Columns, given: Sequence[Any], absent: Any
+) -> Shaped[np.ndarray, " n"]:
     """Values of the rows of `truth` or `found` in the order of the JSON they are from."""
     full = np.full(len(given), absent, values.dtype)
     full[part["row"]] = values
     return full
 
 
-def _assign_kinds(truth, found, foreground, background):
+def _assign_kinds(
+    truth: Columns, found: Columns, foreground: float, background: float
+) -> tuple[Shaped[np.ndarray, " N"], Int[np.ndarray, " N"], Int[np.ndarray, " G"]]:
     """Kind [N] and target [N] of each detection and the detection [G] that finds each box, as rows of `truth` and `found`."""
     kinds = np.full(len(found["row"]), "background", dtype="<U14")
     target, found_by = np.full(len(kinds), -1), np.full(len(truth["row"]), -1)
@@ -115,7 +130,13 @@ def _assign_kinds(truth, found, foreground, background):
     return kinds, target, found_by
 
 
-def _one_image(iou, same, crowd, foreground, background):
+def _one_image(
+    iou: Float[np.ndarray, "n m"],
+    same: Bool[np.ndarray, "n m"],
+    crowd: Bool[np.ndarray, " m"],
+    foreground: float,
+    background: float,
+) -> tuple[Shaped[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     """Kind and target (-1 for none) of each detection of one picture, best score first.
 
     iou [n, m], of a crowd over the detection's area alone; same [n, m]: of one category; crowd [m].
@@ -135,7 +156,12 @@ def _one_image(iou, same, crowd, foreground, background):
     return np.select(conditions, kinds, "background"), np.select(conditions, targets, -1)
 
 
-def _best_of_each_box(kinds, target, found_by, repaired):
+def _best_of_each_box(
+    kinds: Shaped[np.ndarray, " N"],
+    target: Int[np.ndarray, " N"],
+    found_by: Int[np.ndarray, " G"],
+    repaired: Collection[str],
+) -> Int[np.ndarray, " n"]:
     """The classification and localisation errors that become correct: the best-scored of each box not found yet."""
     wanted = [kind for kind in ("classification", "localisation") if kind in repaired]
     rows = np.flatnonzero(np.isin(kinds, wanted))
@@ -143,11 +169,16 @@ def _best_of_each_box(kinds, target, found_by, repaired):
     return rows[np.unique(target[rows], return_index=True)[1]]
 
 
-def _mean_ap(categories, right, labels, truth_labels):
+def _mean_ap(
+    categories: Int[np.ndarray, " K"],
+    right: Bool[np.ndarray, " n"],
+    labels: Int[np.ndarray, " n"],
+    truth_labels: Int[np.ndarray, " m"],
+) -> float:
     """Mean over the categories of AP at one threshold."""
     values = []
     for category in categories:
-        hits, total = right[labels == category], np.count_nonzero(truth_labels == category)
+        hits, total = right[labels == category], int(np.sum(truth_labels == category))
         # no box is left where all of them were repaired away
         values.append(precision_at_recalls(hits, total).mean() if total else float(len(hits) == 0))
     return float(np.mean(values)) if values else -1.0

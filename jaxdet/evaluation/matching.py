@@ -1,9 +1,16 @@
 """Which detection finds which box, as the COCO API decides it (pycocotools, cocoeval.py). Boxes are x y width height."""
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
+from jaxtyping import Bool, Float, Float64, Int, Num
+
+from jaxdet.evaluation.types import Columns
 
 
-def box_iou(found, truth, crowd):
+def box_iou(
+    found: Num[np.ndarray, "D 4"], truth: Num[np.ndarray, "G 4"], crowd: Bool[np.ndarray, " G"]
+) -> Float64[np.ndarray, "D G"]:
     """IoU float64 [D, G] of detections [D, 4] with boxes [G, 4]; with a crowd (bool [G]), the share of the detection inside it."""
     (x1, y1, width, height), (gt_x1, gt_y1, gt_width, gt_height) = found.T[:, :, None], truth.T
     wide = np.minimum(x1 + width, gt_x1 + gt_width) - np.maximum(x1, gt_x1)
@@ -14,7 +21,11 @@ def box_iou(found, truth, crowd):
     return np.divide(intersection, union, out=np.zeros(intersection.shape), where=intersection > 0)
 
 
-def overlaps(truth, found):
+def overlaps(
+    truth: Columns, found: Columns
+) -> Iterator[
+    tuple[Int[np.ndarray, " D"], Int[np.ndarray, " G"], Float64[np.ndarray, "D G"], Bool[np.ndarray, "D G"]]
+]:
     """For each image with both: rows [D] of its detections, rows [G] of its boxes, IoU [D, G], of one category bool [D, G].
 
     truth, found: dicts of arrays, as `coco.to_arrays` returns them.
@@ -27,14 +38,19 @@ def overlaps(truth, found):
             yield rows, boxes, iou, found["category"][rows][:, None] == truth["category"][boxes]
 
 
-def _rows_by_image(images):
+def _rows_by_image(images: Int[np.ndarray, " N"]) -> dict[int, Int[np.ndarray, " n"]]:
     """{image: its rows, in rising order}."""
     order = np.argsort(images, kind="stable")
     numbers, starts = np.unique(images[order], return_index=True)
     return dict(zip(numbers.tolist(), np.split(order, starts[1:]), strict=True)) if len(order) else {}
 
 
-def match_detections(iou, ignored, crowd, thresholds):
+def match_detections(
+    iou: Float[np.ndarray, "D G"],
+    ignored: Bool[np.ndarray, " G"],
+    crowd: Bool[np.ndarray, " G"],
+    thresholds: Sequence[float] | Float[np.ndarray, " T"],
+) -> Int[np.ndarray, "T D"]:
     """Which box each detection takes: int [thresholds, D], -1 for none.
 
     iou [D, G] of detections, best score first, and boxes; ignored, crowd bool [G]; thresholds rising, above 0. At each
@@ -44,28 +60,27 @@ def match_detections(iou, ignored, crowd, thresholds):
     order = np.argsort(ignored, kind="stable")
     rows, places = np.nonzero(iou[:, order] >= thresholds[0])
     boxes = order[places]
-    candidates = {}
+    candidates: dict[int, list[tuple[int, float]]] = {}
     for row, box, overlap in zip(rows.tolist(), boxes.tolist(), iou[rows, boxes].tolist(), strict=True):
         candidates.setdefault(row, []).append((box, overlap))
-    ignored, crowd = ignored.tolist(), crowd.tolist()
-    thresholds = np.asarray(thresholds).tolist()
+    is_ignored, is_crowd = ignored.tolist(), crowd.tolist()
     highest = iou.max(axis=1, initial=0).tolist()
-    taken = [set() for _ in thresholds]
+    taken: list[set[int]] = [set() for _ in thresholds]
     match = np.full((len(thresholds), len(iou)), -1)
-    for row, boxes in candidates.items():
-        for t, best in enumerate(thresholds):
+    for row, overlapped in candidates.items():
+        for t, best in enumerate(np.asarray(thresholds).tolist()):
             if highest[row] < best:
                 break
             chosen = -1
-            for box, overlap in boxes:
+            for box, overlap in overlapped:
                 if box in taken[t]:
                     continue
-                if chosen >= 0 and ignored[box] and not ignored[chosen]:
+                if chosen >= 0 and is_ignored[box] and not is_ignored[chosen]:
                     break
                 if overlap >= best:
                     best, chosen = overlap, box
             if chosen >= 0:
                 match[t, row] = chosen
-                if not crowd[chosen]:
+                if not is_crowd[chosen]:
                     taken[t].add(chosen)
     return match

@@ -1,10 +1,19 @@
 """The anchors of a feature pyramid."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float32
 
 
-def pyramid_anchors(feature_shapes, strides, sizes, ratios, rounded=False):
+def pyramid_anchors(
+    feature_shapes: Sequence[Sequence[int]],
+    strides: Sequence[Sequence[int]],
+    sizes: Sequence[float],
+    ratios: Sequence[float],
+    rounded: bool = False,
+) -> tuple[Float32[Array, "_A_l 4"], ...]:
     """Anchors of every level: a tuple of float32 [H*W*R, 4], x1 y1 x2 y2 in pixels, rows in order y, x, ratio.
 
     feature_shapes  (H, W) of each level
@@ -22,7 +31,7 @@ def pyramid_anchors(feature_shapes, strides, sizes, ratios, rounded=False):
     )
 
 
-def _cell_anchors(size, ratios, rounded):
+def _cell_anchors(size: float, ratios: Sequence[float], rounded: bool) -> Float32[np.ndarray, "R 4"]:
     """The R anchors of one cell [R, 4] around the origin."""
     height_factors = np.sqrt(np.asarray(ratios, np.float32))
     heights, widths = height_factors * np.float32(size), (1 / height_factors) * np.float32(size)
@@ -30,7 +39,9 @@ def _cell_anchors(size, ratios, rounded):
     return np.round(cell) if rounded else cell
 
 
-def _level_anchors(shape, stride, cell):
+def _level_anchors(
+    shape: Sequence[int], stride: Sequence[int], cell: Float32[np.ndarray, "R 4"]
+) -> Float32[Array, "A_l 4"]:
     # Made from two short ranges, so that a compiled program holds no large constants.
     ys, xs = (jnp.arange(n, dtype=jnp.float32) * step for n, step in zip(shape, stride, strict=True))
     ys, xs = jnp.broadcast_arrays(ys[:, None], xs[None, :])

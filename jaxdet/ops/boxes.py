@@ -1,24 +1,27 @@
 """Boxes: x1 y1 x2 y2 in pixels, continuous coordinates (width is x2 - x1, with no + 1).
 
-Every function takes NumPy or JAX arrays of any float type and returns float32.
+Every function takes NumPy or JAX arrays of any type of number and returns float32.
 """
 
 import math
 
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float32, Num, ScalarLike
+
+from jaxdet.ops.types import AnyArray, Weights
 
 # No box grows by more than this factor in one decoding: the largest side (1000) over the smallest stride (16).
 LARGEST_LOG_SCALE = math.log(1000.0 / 16)
 
 
-def area(boxes):
+def area(boxes: Num[AnyArray, "*B 4"]) -> Float32[Array, "*B"]:
     """Area [...] of boxes [..., 4] in square pixels; 0 where a side is negative."""
     boxes = jnp.asarray(boxes, jnp.float32)
     sides = jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0.0)
     return sides[..., 0] * sides[..., 1]
 
 
-def nonempty(boxes, smallest_side=0.0):
+def nonempty(boxes: Num[AnyArray, "*B 4"], smallest_side: float = 0.0) -> Bool[Array, "*B"]:
     """Whether both sides of boxes [..., 4] are large enough, as bool [...].
 
     With `smallest_side` 0 both sides must be above 0 (detectron2), otherwise at least `smallest_side` pixels
@@ -30,7 +33,7 @@ def nonempty(boxes, smallest_side=0.0):
     return large.all(-1)
 
 
-def iou(a, b):
+def iou(a: Num[AnyArray, "N 4"], b: Num[AnyArray, "M 4"]) -> Float32[Array, "N M"]:
     """Intersection over union [N, M] of every box of a [N, 4] with every box of b [M, 4].
 
     0 where either box is empty (detectron2, pairwise_iou); a box that is not finite counts as empty.
@@ -45,14 +48,20 @@ def iou(a, b):
     return jnp.where(meet, intersection, 0.0) / jnp.where(meet, union, 1.0)
 
 
-def clip(boxes, size):
+def clip(
+    boxes: Num[AnyArray, "*B 4"], size: Num[AnyArray, "2"] | tuple[ScalarLike, ScalarLike]
+) -> Float32[Array, "*B 4"]:
     """Boxes [..., 4] moved into an image of size (height, width) in pixels; the size may be traced."""
     height, width = size[0], size[1]
     limit = jnp.stack([width, height, width, height]).astype(jnp.float32)
     return jnp.clip(jnp.asarray(boxes, jnp.float32), 0.0, limit)
 
 
-def encode(boxes, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
+def encode(
+    boxes: Num[AnyArray, "*#B 4"],
+    anchors: Num[AnyArray, "*#B 4"],
+    weights: Weights = (1.0, 1.0, 1.0, 1.0),
+) -> Float32[Array, "*#B 4"]:
     """Deltas [..., 4] that move `anchors` [..., 4] onto `boxes` [..., 4], times `weights` (dx, dy, dw, dh).
 
     Leading axes broadcast. A row whose box or anchor is empty or not finite has no deltas and gives 0.
@@ -70,7 +79,11 @@ def encode(boxes, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
     return deltas * jnp.asarray(weights, jnp.float32)
 
 
-def decode(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
+def decode(
+    deltas: Num[AnyArray, "*#B 4"],
+    anchors: Num[AnyArray, "*#B 4"],
+    weights: Weights = (1.0, 1.0, 1.0, 1.0),
+) -> Float32[Array, "*#B 4"]:
     """Boxes [..., 4] that `deltas` [..., 4], divided by `weights`, make of `anchors` [..., 4].
 
     Leading axes broadcast: deltas of every class [N, K, 4] go with anchors[:, None]. dw and dh are limited from
@@ -84,23 +97,25 @@ def decode(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
     return jnp.concatenate([centres - half, centres + half], axis=-1)
 
 
-def xywh_to_xyxy(boxes):
+def xywh_to_xyxy(boxes: Num[AnyArray, "*B 4"]) -> Float32[Array, "*B 4"]:
     """Boxes [..., 4] given as x1 y1 width height (COCO) as x1 y1 x2 y2."""
     boxes = jnp.asarray(boxes, jnp.float32)
     return jnp.concatenate([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], axis=-1)
 
 
-def xyxy_to_xywh(boxes):
+def xyxy_to_xywh(boxes: Num[AnyArray, "*B 4"]) -> Float32[Array, "*B 4"]:
     """Boxes [..., 4] given as x1 y1 x2 y2 as x1 y1 width height (COCO)."""
     boxes = jnp.asarray(boxes, jnp.float32)
     return jnp.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
 
 
-def _finite_or_empty(boxes):
+def _finite_or_empty(boxes: Num[AnyArray, "*B 4"]) -> Float32[Array, "*B 4"]:
     boxes = jnp.asarray(boxes, jnp.float32)
     return jnp.where(jnp.isfinite(area(boxes))[..., None], boxes, 0.0)
 
 
-def _centres_and_sides(boxes):
+def _centres_and_sides(
+    boxes: Float32[Array, "*B 4"],
+) -> tuple[Float32[Array, "*B 2"], Float32[Array, "*B 2"]]:
     sides = boxes[..., 2:] - boxes[..., :2]
     return boxes[..., :2] + 0.5 * sides, sides

@@ -9,6 +9,9 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxdet.ops.types import AnyArray
 
 # XLA's filter gradient slows down on a CPU, up to threefold, as the sum over the cells of the output gets longer. Wide
 # layers with long sums are worth the compilation of several shorter ones.
@@ -17,14 +20,25 @@ WIDE = 128 * 128  # input x output channels
 STRIP = 2600  # cells
 MOST_STRIPS = 32  # of one batch
 
+Pads = tuple[tuple[int, int], tuple[int, int]]
+Maps = Float[Array, "B H W I"]
+Outputs = Float[Array, "B H2 W2 O"]
+Kernel = Float[Array, "kh kw I O"]
 
-def conv2d(x, kernel, stride=1, padding=None):
+
+def conv2d(
+    x: Float[AnyArray, "B H W I"],
+    kernel: Float[AnyArray, "kh kw I O"],
+    stride: int = 1,
+    padding: int | None = None,
+) -> Outputs:
     """Convolution of a batch of feature maps.
 
     x [B, H, W, I], kernel [kh, kw, I, O], stride the same along both axes, padding = zeros added on every side, half the
     kernel size when None -> [B, H', W', O] in the type of x (the kernel is converted to it), summed in float32.
     H' = (H + 2 padding - kh) // stride + 1, as in PyTorch's Conv2d. Differentiable once.
     """
+    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
     kh, kw = kernel.shape[:2]
     if padding == 0 and x.shape[1:3] == (kh, kw):
         return _matmul(x.reshape(len(x), -1), kernel.astype(x.dtype).reshape(-1, kernel.shape[3]))[
@@ -35,18 +49,20 @@ def conv2d(x, kernel, stride=1, padding=None):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _conv(stride, pads, x, kernel):
+def _conv(stride: int, pads: Pads, x: Maps, kernel: Kernel) -> Outputs:
     plain = functools.partial(_plain, stride, pads)
     if _is_pointwise(kernel, pads):
         return jax.lax.platform_dependent(x, kernel, cpu=functools.partial(_product, stride), default=plain)
     return plain(x, kernel)
 
 
-def _forward(stride, pads, x, kernel):
+def _forward(stride: int, pads: Pads, x: Maps, kernel: Kernel) -> tuple[Outputs, tuple[Maps, Kernel]]:
     return _conv(stride, pads, x, kernel), (x, kernel)
 
 
-def _backward(stride, pads, residuals, cotangent):
+def _backward(
+    stride: int, pads: Pads, residuals: tuple[Maps, Kernel], cotangent: Outputs
+) -> tuple[Maps, Kernel]:
     x, kernel = residuals
     plain_input = functools.partial(_plain_input_gradient, stride, pads, x.shape)
     plain_filter = functools.partial(_plain_filter_gradient, stride, pads, kernel.shape)
@@ -70,28 +86,32 @@ def _backward(stride, pads, residuals, cotangent):
 _conv.defvjp(_forward, _backward)
 
 
-def _is_pointwise(kernel, pads):
+def _is_pointwise(kernel: Kernel, pads: Pads) -> bool:
     return kernel.shape[:2] == (1, 1) and pads == ((0, 0), (0, 0))
 
 
-def _one_device():
+def _one_device() -> bool:
     return jax.sharding.get_abstract_mesh().size <= 1  # strips of single images would be sent around
 
 
 # --- The plain convolution and its two gradients ---
 
 
-def _plain(stride, pads, x, kernel):
+def _plain(stride: int, pads: Pads, x: Maps, kernel: Kernel) -> Outputs:
     dimensions = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=dimensions)
 
 
-def _plain_input_gradient(stride, pads, x_shape, kernel, cotangent):
+def _plain_input_gradient(
+    stride: int, pads: Pads, x_shape: tuple[int, ...], kernel: Kernel, cotangent: Outputs
+) -> Maps:
     x = jax.ShapeDtypeStruct(x_shape, cotangent.dtype)
     return jax.linear_transpose(lambda x: _plain(stride, pads, x, kernel), x)(cotangent)[0]
 
 
-def _plain_filter_gradient(stride, pads, kernel_shape, x, cotangent):
+def _plain_filter_gradient(
+    stride: int, pads: Pads, kernel_shape: tuple[int, ...], x: Maps, cotangent: Outputs
+) -> Kernel:
     kernel = jax.ShapeDtypeStruct(kernel_shape, cotangent.dtype)
     return jax.linear_transpose(lambda kernel: _plain(stride, pads, x, kernel), kernel)(cotangent)[0]
 
@@ -99,15 +119,17 @@ def _plain_filter_gradient(stride, pads, kernel_shape, x, cotangent):
 # --- A kernel of one cell: matrix products ---
 
 
-def _matmul(a, b):
+def _matmul(a: Float[Array, "*B I"], b: Float[Array, "I O"]) -> Float[Array, "*B O"]:
     return jnp.matmul(a, b, preferred_element_type=jnp.float32).astype(a.dtype)
 
 
-def _product(stride, x, kernel):
+def _product(stride: int, x: Maps, kernel: Kernel) -> Outputs:
     return _matmul(x[:, ::stride, ::stride], kernel[0, 0])
 
 
-def _product_input_gradient(stride, x_shape, kernel, cotangent):
+def _product_input_gradient(
+    stride: int, x_shape: tuple[int, ...], kernel: Kernel, cotangent: Outputs
+) -> Maps:
     gradient = _matmul(cotangent, kernel[0, 0].T)
     rows, columns = (
         (0, x_shape[axis] - (cotangent.shape[axis] - 1) * stride - 1, stride - 1) for axis in (1, 2)
@@ -115,7 +137,7 @@ def _product_input_gradient(stride, x_shape, kernel, cotangent):
     return jax.lax.pad(gradient, jnp.zeros((), gradient.dtype), ((0, 0, 0), rows, columns, (0, 0, 0)))
 
 
-def _product_filter_gradient(stride, x, cotangent):
+def _product_filter_gradient(stride: int, x: Maps, cotangent: Outputs) -> Kernel:
     cells = x[:, ::stride, ::stride].reshape(-1, x.shape[-1])
     return _matmul(cells.T, cotangent.reshape(-1, cotangent.shape[-1]))[None, None]
 
@@ -123,7 +145,7 @@ def _product_filter_gradient(stride, x, cotangent):
 # --- A larger kernel at stride 1: the filter gradient in strips ---
 
 
-def _strips_filter_gradient(pads, kernel_shape, x, cotangent):
+def _strips_filter_gradient(pads: Pads, kernel_shape: tuple[int, ...], x: Maps, cotangent: Outputs) -> Kernel:
     """The sum of the filter gradients of strips of rows, each of one image."""
     images, height, width = cotangent.shape[:3]
     strips = min(-(-height * width // STRIP), max(1, MOST_STRIPS // images))

@@ -8,42 +8,44 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int, ScalarLike
 
 from jaxdet.ops.boxes import encode
+from jaxdet.ops.types import AnyArray, Weights
 
 
 class RPNLosses(NamedTuple):
-    objectness: jax.Array  # scalar
-    box: jax.Array  # scalar
+    objectness: Float32[Array, ""]
+    box: Float32[Array, ""]
 
 
 class BoxLosses(NamedTuple):
-    classification: jax.Array  # scalar
-    box: jax.Array  # scalar
+    classification: Float32[Array, ""]
+    box: Float32[Array, ""]
 
 
-def smooth_l1(difference, beta):
+def smooth_l1(difference: Float[AnyArray, "*B"], beta: float) -> Float[Array, "*B"]:
     """Elementwise loss: |d| less beta / 2 from |d| = beta on, a parabola below; beta 0 is plain L1.
 
     (Fast R-CNN, Girshick 2015, with the corner at beta as in detectron2 and torchvision.)
     """
     # |d| with the slope 0 at 0, where jnp.abs has 1: a ground-truth box among the proposals starts right there.
-    absolute = difference * jax.lax.stop_gradient(jnp.sign(difference))
+    absolute = jax.lax.stop_gradient(jnp.sign(difference)) * difference
     if beta == 0:
         return absolute
     return jnp.where(absolute < beta, 0.5 * difference**2 / beta, absolute - 0.5 * beta)
 
 
 def rpn_losses(
-    objectness_logits,
-    box_deltas,
-    anchors,
-    label,
-    gt_boxes,
-    normalizer,
-    beta=0.0,
-    weights=(1.0, 1.0, 1.0, 1.0),
-):
+    objectness_logits: Float[AnyArray, "*B A"],
+    box_deltas: Float[AnyArray, "*B A 4"],
+    anchors: Float[AnyArray, "*#B A 4"],
+    label: Int[AnyArray, "*B A"],
+    gt_boxes: Float[AnyArray, "*B A 4"],
+    normalizer: ScalarLike,
+    beta: float = 0.0,
+    weights: Weights = (1.0, 1.0, 1.0, 1.0),
+) -> RPNLosses:
     """Losses of the region proposal network, both sums divided by `normalizer`.
 
     objectness_logits  [..., A]
@@ -60,7 +62,7 @@ def rpn_losses(
     sampled, positive = label >= 0, label == 1
     logits = jnp.where(sampled, objectness_logits.astype(jnp.float32), 0.0)
     cross_entropy = jax.nn.softplus(logits) - logits * positive
-    normalizer = jnp.where(normalizer > 0, normalizer, 1)
+    normalizer = jnp.where(jnp.asarray(normalizer) > 0, normalizer, 1)
     return RPNLosses(
         objectness=jnp.sum(jnp.where(sampled, cross_entropy, 0.0)) / normalizer,
         box=_box_sum(box_deltas, gt_boxes, anchors, positive, weights, beta) / normalizer,
@@ -68,8 +70,15 @@ def rpn_losses(
 
 
 def box_losses(
-    class_logits, box_deltas, proposals, label, gt_boxes, valid, weights=(10.0, 10.0, 5.0, 5.0), beta=0.0
-):
+    class_logits: Float[AnyArray, "*B S classes"],
+    box_deltas: Float[AnyArray, "*B S _ 4"],
+    proposals: Float[AnyArray, "*B S 4"],
+    label: Int[AnyArray, "*B S"],
+    gt_boxes: Float[AnyArray, "*B S 4"],
+    valid: Bool[AnyArray, "*B S"],
+    weights: Weights = (10.0, 10.0, 5.0, 5.0),
+    beta: float = 0.0,
+) -> BoxLosses:
     """Losses of the box head, both sums divided by the number of valid rows (at least 1).
 
     class_logits  [..., S, K+1], background last
@@ -99,7 +108,14 @@ def box_losses(
     )
 
 
-def _box_sum(deltas, gt_boxes, anchors, positive, weights, beta):
+def _box_sum(
+    deltas: Float[AnyArray, "*B N 4"],
+    gt_boxes: Float[AnyArray, "*B N 4"],
+    anchors: Float[AnyArray, "*#B N 4"],
+    positive: Bool[AnyArray, "*B N"],
+    weights: Weights,
+    beta: float,
+) -> Float32[Array, ""]:
     """Smooth-L1 between deltas and their targets, summed over the positive rows."""
     positive = positive[..., None]
     target = jax.lax.stop_gradient(encode(gt_boxes, anchors, weights))

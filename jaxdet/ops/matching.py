@@ -4,18 +4,26 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int32, ScalarLike
 
 from jaxdet.ops.boxes import iou as pairwise_iou
+from jaxdet.ops.types import AnyArray
 
 
 class Matches(NamedTuple):
     """What each of A anchors is for training."""
 
-    gt_index: jax.Array  # int32 [A], the box of largest IoU; a real row wherever label is 1
-    label: jax.Array  # int32 [A], 1 positive, 0 negative, -1 ignored
+    gt_index: Int32[Array, " A"]  # the box of largest IoU; a real row wherever label is 1
+    label: Int32[Array, " A"]  # 1 positive, 0 negative, -1 ignored
 
 
-def match(iou, gt_valid, low, high, allow_low_quality):
+def match(
+    iou: Float[AnyArray, "G A"],
+    gt_valid: Bool[AnyArray, " G"],
+    low: ScalarLike,
+    high: ScalarLike,
+    allow_low_quality: bool,
+) -> Matches:
     """Match A anchors to G ground-truth boxes by their IoU [G, A]; `gt_valid` bool [G] marks the real boxes.
 
     An anchor is positive where its largest IoU is at least `high`, negative where it is below `low`, ignored
@@ -39,7 +47,15 @@ def match(iou, gt_valid, low, high, allow_low_quality):
     return Matches(jnp.argmax(iou, axis=0).astype(jnp.int32), label.astype(jnp.int32))
 
 
-def match_boxes(gt_boxes, gt_valid, anchors, low, high, allow_low_quality, block=32):
+def match_boxes(
+    gt_boxes: Float[AnyArray, "G 4"],
+    gt_valid: Bool[AnyArray, " G"],
+    anchors: Float[AnyArray, "A 4"],
+    low: ScalarLike,
+    high: ScalarLike,
+    allow_low_quality: bool,
+    block: int = 32,
+) -> tuple[Matches, Bool[Array, " G"]]:
     """`match` of the boxes [G, 4] with anchors [A, 4], and which real boxes meet an anchor at all, bool [G].
 
     The whole IoU matrix of 500 boxes and the 268,000 anchors of a large picture would take 512 MiB: it is made and used
@@ -48,9 +64,11 @@ def match_boxes(gt_boxes, gt_valid, anchors, low, high, allow_low_quality, block
     count = len(gt_boxes)
     if count <= block:
         iou = pairwise_iou(gt_boxes, anchors)
-        return match(iou, gt_valid, low, high, allow_low_quality), gt_valid & (iou > 0).any(axis=1)
+        return match(iou, gt_valid, low, high, allow_low_quality), (iou > 0).any(axis=1) & gt_valid
 
-    def one_block(carry, part):
+    def one_block(
+        carry: tuple[Array, Array, Array], part: tuple[Array, Array, Array]
+    ) -> tuple[tuple[Array, Array, Array], Array]:
         best, gt_index, best_of_a_box = carry
         first, boxes, valid = part
         iou = jnp.where(valid[:, None], pairwise_iou(boxes, anchors), -1.0)

@@ -3,11 +3,19 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Int32, ScalarLike
 
 from jaxdet.ops.boxes import iou
+from jaxdet.ops.types import AnyArray
 
 
-def nms(boxes, scores, valid, iou_threshold, count):
+def nms(
+    boxes: Float[AnyArray, "N 4"],
+    scores: Float[AnyArray, " N"],
+    valid: Bool[AnyArray, " N"],
+    iou_threshold: ScalarLike,
+    count: int,
+) -> tuple[Int32[Array, " count"], Bool[Array, " count"]]:
     """Indices int32 [count] of the boxes that greedy NMS keeps, best score first, and which of them are valid.
 
     boxes [N, 4], x1 y1 x2 y2 in pixels; scores [N]; valid bool [N]. Taken by falling score, a box is kept unless
@@ -19,7 +27,14 @@ def nms(boxes, scores, valid, iou_threshold, count):
 
 
 @jax.named_scope("nms")
-def class_nms(boxes, scores, classes, valid, iou_threshold, count):
+def class_nms(
+    boxes: Float[AnyArray, "N 4"],
+    scores: Float[AnyArray, " N"],
+    classes: Int[AnyArray, " N"],
+    valid: Bool[AnyArray, " N"],
+    iou_threshold: ScalarLike,
+    count: int,
+) -> tuple[Int32[Array, " count"], Bool[Array, " count"]]:
     """As `nms`, with boxes of different classes int [N] never suppressing each other."""
     boxes, classes = jnp.asarray(boxes, jnp.float32), jnp.asarray(classes)
     score = jnp.where(valid & jnp.isfinite(scores), scores, -jnp.inf)
@@ -36,7 +51,7 @@ def class_nms(boxes, scores, classes, valid, iou_threshold, count):
     return jnp.where(filled, order[kept], 0).astype(jnp.int32), filled
 
 
-def _in_float32(threshold):
+def _in_float32(threshold: ScalarLike) -> ScalarLike:
     """The largest float32 not above a Python number: what a float32 passes is what passes the number itself."""
     if not isinstance(threshold, float):
         return threshold
@@ -44,14 +59,16 @@ def _in_float32(threshold):
     return np.nextafter(nearest, np.float32(-np.inf)) if float(nearest) > threshold else nearest
 
 
-def _greedy(suppresses, alive):
+def _greedy(suppresses: Bool[Array, "N N"], alive: Bool[Array, " N"]) -> Bool[Array, " N"]:
     """Rows kept when taken in order, where `suppresses` [N, N] is upper triangular.
 
     Every round is right for at least one row more than the round before, since a row depends on earlier rows only;
     so the first set of rows that a round leaves unchanged is the answer, a few rounds later in practice.
     """
 
-    def improve(state):
+    def improve(
+        state: tuple[Bool[Array, " N"], Bool[Array, ""]],
+    ) -> tuple[Bool[Array, " N"], Bool[Array, ""]]:
         keep, _ = state
         better = alive & ~jnp.any(suppresses & keep[:, None], axis=0)
         return better, jnp.any(better != keep)

@@ -6,12 +6,17 @@ a batch, since a loop that runs as often as the largest picture needs is one loo
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float32, Int, Int32, Num, UInt8
+
+from jaxdet.ops.types import AnyArray
 
 WEIGHT_BITS = 22  # of Pillow's fixed-point weights, PRECISION_BITS in its Resample.c
 _DIGITS = (8, 8, 6)  # they are found so many bits at a time, which keeps every step within 32
 
 
-def resized_sizes(sizes, short_side, longest_side, kind="detectron2"):
+def resized_sizes(
+    sizes: Int[AnyArray, "B 2"], short_side: int, longest_side: int, kind: str = "detectron2"
+) -> Int32[Array, "B 2"]:
     """`data.resizing.Resizing.size` of each row: int32 [B, 2] -> int32 [B, 2]; rows of zeros stay zeros.
 
     In float64 like the original, since a half decides. On a TPU, which emulates float64, a size that falls on the half may
@@ -32,12 +37,18 @@ def resized_sizes(sizes, short_side, longest_side, kind="detectron2"):
     return jnp.where(sizes > 0, resized, 0)
 
 
-def _rounded(value):
+def _rounded(value: Array) -> Array:
     """Keeps a compiler from joining a product with the sum behind it, which then rounds once instead of twice."""
     return jax.lax.optimization_barrier(value)
 
 
-def resize(images, sizes, resized, shape, kind="detectron2"):
+def resize(
+    images: UInt8[AnyArray, "B _ _ 3"],
+    sizes: Int[AnyArray, "B 2"],
+    resized: Int[AnyArray, "B 2"],
+    shape: tuple[int, int],
+    kind: str = "detectron2",
+) -> UInt8[Array, "B H W 3"] | Float32[Array, "B H W 3"]:
     """Pictures at their new sizes, padded with zeros to one shape.
 
     images uint8 [B, H, W, 3], of which the upper left `sizes` int32 [B, 2] are the pictures; resized int32 [B, 2]; shape
@@ -59,17 +70,23 @@ def resize(images, sizes, resized, shape, kind="detectron2"):
     return jnp.where(inside, images, jnp.zeros((), images.dtype))
 
 
-def _take(images, index, axis):
+def _take(images: Num[AnyArray, "B _ _ 3"], index: Int[Array, "B n"], axis: int) -> Num[Array, "B _ _ 3"]:
     """images [B, H, W, 3] at index [B, n] along one axis; outside of it at its edge."""
     return jax.vmap(lambda image, index: jnp.take(image, index, axis - 1, mode="clip"))(images, index)
 
 
-def _along(values, axis):
+def _along(values: Num[Array, "B n"], axis: int) -> Num[Array, "B _ _ 1"]:
     """[B, n] as [B, n, 1, 1] or [B, 1, n, 1]."""
     return values[:, :, None, None] if axis == 1 else values[:, None, :, None]
 
 
-def _antialias(images, before, after, length, axis):
+def _antialias(
+    images: UInt8[AnyArray, "B _ _ 3"],
+    before: Int[AnyArray, " B"],
+    after: Int[AnyArray, " B"],
+    length: int,
+    axis: int,
+) -> UInt8[Array, "B _ _ 3"]:
     """One axis as Pillow does it: a triangle as wide as the scale, weights and sums in fixed point, uint8 again.
 
     before, after [B]: pixels along the axis. With everything times 2 * after, Pillow's positions and weights are whole
@@ -82,7 +99,7 @@ def _antialias(images, before, after, length, axis):
     first = jnp.maximum((centre - width + after) // (2 * after), 0)
     taps = jnp.max(width // after) + 2
 
-    def weight(tap):
+    def weight(tap: Array) -> Array:
         pixel = first + tap
         distance = jnp.abs((2 * pixel + 1) * after - centre)
         return jnp.where(pixel < before, jnp.maximum(width - distance, 0), 0).astype(jnp.uint32)
@@ -90,7 +107,7 @@ def _antialias(images, before, after, length, axis):
     total = jax.lax.fori_loop(0, taps, lambda tap, sum: sum + weight(tap), jnp.zeros_like(first, jnp.uint32))
     total = jnp.maximum(total, 1)
 
-    def add(tap, sum):
+    def add(tap: Array, sum: Array) -> Array:
         quotient, rest = jnp.zeros_like(total), weight(tap)
         for bits in _DIGITS:
             rest = rest << bits
@@ -104,7 +121,13 @@ def _antialias(images, before, after, length, axis):
     return jnp.clip(sum >> WEIGHT_BITS, 0, 255).astype(jnp.uint8)
 
 
-def _interpolate(images, before, after, length, axis):
+def _interpolate(
+    images: Float32[AnyArray, "B _ _ 3"],
+    before: Int[AnyArray, " B"],
+    after: Int[AnyArray, " B"],
+    length: int,
+    axis: int,
+) -> Float32[Array, "B _ _ 3"]:
     """One axis linearly between the two pixels around each new centre, float32; see transforms.resize."""
     before, after = jnp.maximum(before, 1)[:, None], jnp.maximum(after, 1)[:, None]
     scale = before.astype(jnp.float32) / after.astype(jnp.float32)

@@ -7,10 +7,14 @@ Source: Mask R-CNN (He et al., 2017); the details are those of detectron2's ROIA
 
 import functools
 import itertools
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int32, Num, ScalarLike
+
+from jaxdet.ops.types import AnyArray
 
 CANONICAL_LEVEL = 4
 CANONICAL_SIDE = 224.0
@@ -20,14 +24,23 @@ TILE = 16  # cells; a box on the level that suits it covers 14 to 28 each way
 class Taps(NamedTuple):
     """Which cells an output cell sums, along each axis; T = 2 * sampling_ratio. Repeated and zero taps are ordinary."""
 
-    level: jax.Array  # [N] int32, position in the tuple of levels
-    y_index: jax.Array  # [N, size, T] int32
-    y_weight: jax.Array  # [N, size, T] float32
-    x_index: jax.Array
-    x_weight: jax.Array
+    level: Int32[Array, " N"]  # position in the tuple of levels
+    y_index: Int32[Array, "N size T"]
+    y_weight: Float32[Array, "N size T"]
+    x_index: Int32[Array, "N size T"]
+    x_weight: Float32[Array, "N size T"]
 
 
-def box_levels(boxes, lowest=2, highest=5, level_epsilon=0.0):
+Shapes = tuple[tuple[int, int], ...]  # (H_l, W_l) of each level
+Levels = tuple[Float[AnyArray, "_H_l _W_l C"], ...]
+PerPixel = (
+    ScalarLike | Sequence[ScalarLike] | Num[AnyArray, "2"]
+)  # the same both ways, or (vertical, horizontal)
+
+
+def box_levels(
+    boxes: Float[AnyArray, "*B 4"], lowest: int = 2, highest: int = 5, level_epsilon: float = 0.0
+) -> Int32[Array, "*B"]:
     """Pyramid level of each box: floor(4 + log2(sqrt(area) / 224) + level_epsilon), clamped to lowest..highest.
 
     boxes [..., 4] x1 y1 x2 y2 in pixels -> int32 [...]. Boxes of no area, inverted or NaN get the lowest level.
@@ -45,7 +58,14 @@ def box_levels(boxes, lowest=2, highest=5, level_epsilon=0.0):
     return sum(reached, jnp.full(side.shape, lowest, jnp.int32))
 
 
-def roi_align(features, boxes, scale, size=7, sampling_ratio=2, aligned=True):
+def roi_align(
+    features: Float[AnyArray, "H W C"],
+    boxes: Float[AnyArray, "N 4"],
+    scale: PerPixel,
+    size: int = 7,
+    sampling_ratio: int = 2,
+    aligned: bool = True,
+) -> Float[Array, "N size size C"]:
     """RoIAlign on one feature map.
 
     features [H, W, C], boxes [N, 4] x1 y1 x2 y2 in image pixels, scale = cells per pixel, a number or a (vertical,
@@ -59,8 +79,15 @@ def roi_align(features, boxes, scale, size=7, sampling_ratio=2, aligned=True):
 
 
 def pyramid_roi_align(
-    features, boxes, strides, size=7, sampling_ratio=2, aligned=True, lowest_level=2, level_epsilon=0.0
-):
+    features: Sequence[Float[AnyArray, "_H_l _W_l C"]],
+    boxes: Float[AnyArray, "N 4"],
+    strides: Sequence[PerPixel],
+    size: int = 7,
+    sampling_ratio: int = 2,
+    aligned: bool = True,
+    lowest_level: int = 2,
+    level_epsilon: float = 0.0,
+) -> Float[Array, "N size size C"]:
     """RoIAlign of each box on the one level of a pyramid that suits its size.
 
     features: tuple of [H_l, W_l, C], finest first, the first being level lowest_level; boxes [N, 4] x1 y1 x2 y2 in image
@@ -74,12 +101,28 @@ def pyramid_roi_align(
 
 
 @jax.named_scope("roi_align")
-def _align(features, boxes, level, scales, *settings):
-    shapes = tuple(level_features.shape[:2] for level_features in features)
-    return _sample(shapes, features, _box_taps(shapes, boxes, level, scales, *settings))
+def _align(
+    features: Levels,
+    boxes: Float[AnyArray, "N 4"],
+    level: Int32[Array, " N"],
+    scales: Sequence[PerPixel],
+    size: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Float[Array, "N size size C"]:
+    shapes = tuple((x.shape[0], x.shape[1]) for x in features)
+    return _sample(shapes, features, _box_taps(shapes, boxes, level, scales, size, sampling_ratio, aligned))
 
 
-def _box_taps(shapes, boxes, level, scales, size, sampling_ratio, aligned):
+def _box_taps(
+    shapes: Shapes,
+    boxes: Float[AnyArray, "N 4"],
+    level: Int32[Array, " N"],
+    scales: Sequence[PerPixel],
+    size: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Taps:
     boxes = jax.lax.stop_gradient(boxes).astype(jnp.float32)
     finite = jnp.isfinite(boxes).all(-1)
     boxes = jnp.where(finite[:, None], boxes, 0.0)
@@ -90,7 +133,14 @@ def _box_taps(shapes, boxes, level, scales, size, sampling_ratio, aligned):
     return Taps(level, y_index, jnp.where(finite[:, None, None], y_weight, 0.0), x_index, x_weight)
 
 
-def _axis_taps(sides, scale, cells, size, sampling_ratio, aligned):
+def _axis_taps(
+    sides: Float32[Array, "N 2"],
+    scale: Float32[Array, " N"],
+    cells: Int32[Array, " N"],
+    size: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> tuple[Int32[Array, "N size T"], Float32[Array, "N size T"]]:
     """Indices and weights along one axis of boxes with sides [N, 2], both [N, size, 2 * sampling_ratio]."""
     start, end = (sides * scale[:, None]).T
     length = (end - start) if aligned else jnp.maximum(end - start, 1.0)
@@ -109,7 +159,9 @@ def _axis_taps(sides, scale, cells, size, sampling_ratio, aligned):
     return index.reshape(shape), weight.reshape(shape)
 
 
-def _row_taps(shapes, taps):
+def _row_taps(
+    shapes: Shapes, taps: Taps
+) -> Iterator[tuple[Int32[Array, "N size size"], Float32[Array, "N size size 1"]]]:
     """The pairs of taps: rows into the concatenation of all cells and weights, both [N, size, size], one pair at a time."""
     widths = jnp.array([width for _, width in shapes], jnp.int32)
     sizes = [0] + [height * width for height, width in shapes[:-1]]
@@ -122,18 +174,23 @@ def _row_taps(shapes, taps):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _sample(shapes, features, taps):
+def _sample(shapes: Shapes, features: Levels, taps: Taps) -> Float[Array, "N size size C"]:
     """Weighted sums of gathered cells: [H_l, W_l, C] of every level -> [N, size, size, C]."""
     cells = jnp.concatenate([level.reshape(-1, level.shape[-1]) for level in features])
-    total = sum(weight * cells[rows].astype(jnp.float32) for rows, weight in _row_taps(shapes, taps))
+    parts = (weight * cells[rows].astype(jnp.float32) for rows, weight in _row_taps(shapes, taps))
+    total = sum(parts, jnp.zeros((), jnp.float32))
     return total.astype(cells.dtype)
 
 
-def _sample_forward(shapes, features, taps):
+def _sample_forward(
+    shapes: Shapes, features: Levels, taps: Taps
+) -> tuple[Float[Array, "N size size C"], Taps]:
     return _sample(shapes, features, taps), taps
 
 
-def _sample_backward(shapes, taps, cotangent):
+def _sample_backward(
+    shapes: Shapes, taps: Taps, cotangent: Float[Array, "N size size C"]
+) -> tuple[Levels, None]:
     # A scatter of rows is one of the slowest things XLA does on a CPU: there, whole tiles of cells are added instead.
     gradient = jax.lax.platform_dependent(
         taps,
@@ -147,7 +204,7 @@ def _sample_backward(shapes, taps, cotangent):
 _sample.defvjp(_sample_forward, _sample_backward)
 
 
-def _spread_rows(shapes, taps, cotangent):
+def _spread_rows(shapes: Shapes, taps: Taps, cotangent: Float32[Array, "N size size C"]) -> Levels:
     """Gradient of the features by scattering rows of channels, [N, size, size, C] -> [H_l, W_l, C] of every level."""
     ends = list(itertools.accumulate(height * width for height, width in shapes))
     cells = jnp.zeros((ends[-1], cotangent.shape[-1]), jnp.float32)
@@ -157,7 +214,7 @@ def _spread_rows(shapes, taps, cotangent):
     return tuple(level.reshape(*shape, -1) for level, shape in zip(levels, shapes, strict=True))
 
 
-def _spread_tiles(shapes, taps, cotangent):
+def _spread_tiles(shapes: Shapes, taps: Taps, cotangent: Float32[Array, "N size size C"]) -> Levels:
     """The same gradient, one tile of cells at a time."""
     levels = tuple(jnp.zeros((1, *shape, cotangent.shape[-1]), jnp.float32) for shape in shapes)
     image = jnp.zeros(len(cotangent), jnp.int32)
@@ -165,13 +222,18 @@ def _spread_tiles(shapes, taps, cotangent):
 
 
 @jax.custom_batching.custom_vmap
-def _add_tiles(levels, image, taps, cotangent):
+def _add_tiles(
+    levels: tuple[Float32[Array, "images _H_l _W_l C"], ...],
+    image: Int32[Array, " N"],
+    taps: Taps,
+    cotangent: Float32[Array, "N size size C"],
+) -> tuple[Float32[Array, "images _H_l _W_l C"], ...]:
     """Adds boxes of several images, image [N] saying which, to the levels [images, H_l, W_l, C]."""
     order = jnp.argsort(taps.level)
     ends = jnp.searchsorted(taps.level[order], jnp.arange(len(levels)), side="right")
     starts = jnp.concatenate([jnp.zeros(1, ends.dtype), ends[:-1]])
 
-    def add_box(position, cells):
+    def add_box(position: Array, cells: Array) -> Array:
         return _add_box(cells, *jax.tree.map(lambda array: array[order[position]], (image, taps, cotangent)))
 
     return tuple(
@@ -181,7 +243,9 @@ def _add_tiles(levels, image, taps, cotangent):
 
 
 @_add_tiles.def_vmap
-def _add_tiles_of_batch(batch, batched, *arguments):
+def _add_tiles_of_batch(
+    batch: int, batched: Sequence[Any], *arguments: Any
+) -> tuple[tuple[Array, ...], tuple[bool, ...]]:
     """Joins the images into one list of boxes: a loop whose length depends on the box would batch into selects."""
     levels, image, taps, cotangent = jax.tree.map(
         lambda array, is_batched: array if is_batched else jnp.broadcast_to(array, (batch, *array.shape)),
@@ -194,7 +258,12 @@ def _add_tiles_of_batch(batch, batched, *arguments):
     return levels, (True,) * len(levels)
 
 
-def _add_box(cells, image, taps, cotangent):
+def _add_box(
+    cells: Float32[Array, "images H W C"],
+    image: Int32[Array, ""],
+    taps: Taps,
+    cotangent: Float32[Array, "size size C"],
+) -> Float32[Array, "images H W C"]:
     """Adds one box to cells [images, H, W, C], as many tiles as cover it; taps and cotangent are those of the box."""
     height, width, channels = cells.shape[1:]
     size = len(cotangent)
@@ -203,7 +272,7 @@ def _add_box(cells, image, taps, cotangent):
     tiles_down = (taps.y_index.max() - y_first) // rows + 1
     tiles_across = (taps.x_index.max() - x_first) // columns + 1
 
-    def add_tile(tile, cells):
+    def add_tile(tile: Array, cells: Array) -> Array:
         y = y_first + tile // tiles_across * rows
         x = x_first + tile % tiles_across * columns
         # At the far edges a tile is moved back inside the map; what it then shares with the tile before it gets 0.
@@ -219,7 +288,13 @@ def _add_box(cells, image, taps, cotangent):
     return jax.lax.fori_loop(0, tiles_down * tiles_across, add_tile, cells)
 
 
-def _dense_weights(index, weight, first, start, count):
+def _dense_weights(
+    index: Int32[Array, "size T"],
+    weight: Float32[Array, "size T"],
+    first: Int32[Array, ""],
+    start: Int32[Array, ""],
+    count: int,
+) -> Float32[Array, "count size"]:
     """Taps [size, T] of one axis as a matrix [count, size] for the cells from start on; cells before first get 0."""
     cell = start + jnp.arange(count)[:, None, None]
     return jnp.where((cell == index) & (cell >= first), weight, 0.0).sum(-1)

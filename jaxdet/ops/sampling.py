@@ -4,16 +4,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float32, Int, Int32, PRNGKeyArray
+
+from jaxdet.ops.types import AnyArray
 
 
 class Sample(NamedTuple):
     """The rows chosen for a loss, positives first."""
 
-    index: jax.Array  # int32 [count], rows of the label array; 0 where not valid
-    valid: jax.Array  # bool [count], False for a slot that was not filled: it must carry no loss
+    index: Int32[Array, " count"]  # type: ignore[assignment]  # rows of the label array; 0 where not valid
+    valid: Bool[Array, " count"]  # False for a slot that was not filled: it must carry no loss
 
 
-def sample(key, label, count, positive_fraction):
+def sample(key: PRNGKeyArray, label: Int[AnyArray, " A"], count: int, positive_fraction: float) -> Sample:
     """Choose up to `count` of the rows of label int [A]: 1 positive, 0 negative, anything else never chosen.
 
     At most int(count * positive_fraction) positives, then negatives for the rest, each uniformly at random without
@@ -33,7 +36,9 @@ def sample(key, label, count, positive_fraction):
     return Sample(jnp.where(valid, index, 0).astype(jnp.int32), valid)
 
 
-def _choose(priority, eligible, count):
+def _choose(
+    priority: Float32[Array, " A"], eligible: Bool[AnyArray, " A"], count: int
+) -> tuple[Int32[Array, " count"], Int[Array, ""]]:
     """Up to `count` eligible rows of highest priority, best first, and how many there are."""
     value, index = jax.lax.top_k(jnp.where(eligible, priority, -1.0), count)
     return index, jnp.sum(value >= 0)

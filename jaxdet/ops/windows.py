@@ -1,15 +1,22 @@
 """Windows of a pyramid of feature maps around chosen cells, so that a layer can run on those cells alone."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxdet.ops.types import AnyArray
 
 
-def windows(levels, cells, size):
+def windows(
+    levels: Sequence[Float[Array, "_H_l _W_l C"]], cells: Int[AnyArray, " N"], size: int
+) -> Float[Array, "N size size C"]:
     """The `size` x `size` neighbours of each chosen cell, zeros outside of its map.
 
     levels: tuple of [H_l, W_l, C]. cells: int [N], counted row by row through all levels, finest first. size: odd.
     Returns [N, size, size, C]. Differentiable in the levels: the gradient of a cell that is in several windows is the sum.
     """
-    total, first = 0, 0
+    total, first = jnp.zeros((), levels[0].dtype), 0
     around = jnp.arange(size) - size // 2
     for features in levels:
         height, width, _ = features.shape

@@ -3,6 +3,7 @@ import hypothesis.extra.numpy
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from jax.test_util import check_grads
@@ -173,3 +174,10 @@ def test_everything_is_float32(dtype):
     assert all(result.dtype == jnp.float32 for result in results)
     np.testing.assert_array_equal(results[-2], [[0, 0, 8, 16], [4, 4, 16, 12]])
     np.testing.assert_array_equal(results[-1], [[0, 0, 8, 16], [4, 4, 8, 4]])
+
+
+def test_a_wrong_shape_or_type_is_refused():
+    """By the import hook of conftest.py."""
+    for a, b in ((np.zeros((3, 5)), GOOD), (GOOD[0], GOOD), (GOOD, GOOD.tolist())):
+        with pytest.raises(jaxtyping.TypeCheckError):
+            ops.iou(a, b)

@@ -168,7 +168,7 @@ def test_strips_of_any_size_add_up(monkeypatch, case, strip_cells):
 
 
 def test_every_image_counts_in_a_large_batch():
-    x, cotangent = np.ones((40, 2, 2, 1), np.float32), np.ones((40, 2, 2, 1), np.float32)
+    x, cotangent = jnp.ones((40, 2, 2, 1)), jnp.ones((40, 2, 2, 1))
     gradient = module._strips_filter_gradient(((1, 1), (1, 1)), (3, 3, 1, 1), x, cotangent)
     np.testing.assert_array_equal(gradient[..., 0, 0], 40 * np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]))
 
