@@ -17,11 +17,13 @@ Glossary, the same words everywhere:
     labels      class index 0..K-1; background is K
 """
 
+from typing import Any
+
 __version__ = "0.1.0"
 __all__ = ["Detector", "load"]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     """`load` and `Detector` on first use, so that workers which only read pictures never import JAX."""
     if name in __all__:
         from jaxdet.inference import detector

@@ -1,11 +1,11 @@
 """Categories of what the RPN alone finds: it tells none apart."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxdet.evaluation.types import GroundTruth
 
-Categories = Sequence[dict[str, Any]]  # {"id", "name"} each
+Categories = Sequence[Mapping[str, Any]]  # {"id", "name"} each
 
 ONE_CATEGORY: Categories = ({"id": 1, "name": "object"},)
 

@@ -1,13 +1,19 @@
 """A model over a whole split: detections in the data set's own pixels and ids, then the COCO numbers of each stage."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import numpy as np
 
 from jaxdet.data.resizing import original_boxes
+from jaxdet.data.types import Source
 from jaxdet.evaluation.categories import as_objects, rpn_categories
 from jaxdet.evaluation.coco import evaluate, proposal_recall, table, to_results
 
 
-def collect(batches, source):
+def collect(
+    batches: Iterable[tuple[Mapping[str, np.ndarray], Any]], source: Source
+) -> tuple[dict[str, Any], list[int], list[int]]:
     """Gathers what each stage found.
 
     batches: iterator of pairs, a dict with "image_ids", "image_sizes" and "scales" of a batch (see data.pipeline), and
@@ -18,7 +24,7 @@ def collect(batches, source):
     to the original picture and clipped.
     """
     sizes = dict(zip(source.image_ids.tolist(), source.sizes, strict=True))
-    found = {"roi": [], "rpn": [], "proposals": {}}
+    found: dict[str, Any] = {"roi": [], "rpn": [], "proposals": {}}
     categories = {"roi": source.categories, "rpn": rpn_categories(source.categories)}
     seen, unreadable = [], []
     for batch, stages in batches:
@@ -42,12 +48,12 @@ def collect(batches, source):
     return {name: found[name] for name in found if name in stages}, seen, unreadable
 
 
-def final(by_stage):
+def final(by_stage: Mapping[str, Any]) -> Any:
     """What a model is judged by, of a dict {"roi", "rpn", ..}: its RoI head's, or the RPN's where there is no head."""
     return by_stage.get("roi", by_stage["rpn"])
 
 
-def summarize(source, found, seen):
+def summarize(source: Source, found: Mapping[str, Any], seen: list[int]) -> dict[str, Any]:
     """The numbers of eval.json: {"roi": twelve, "rpn": twelve, "proposals": recalls, "images": n}.
 
     Raises RuntimeError unless every image of the source was seen exactly once.
@@ -63,13 +69,13 @@ def summarize(source, found, seen):
     return summary | {"images": len(seen)}
 
 
-def columns(results):
+def columns(results: Mapping[str, Any]) -> dict[str, Any]:
     """The twelve numbers of each stage under its title, from the numbers of eval.json; `final` ones last."""
     titles = {"rpn": "RPN alone", "roi": "with RoI head"}
     return {title: results[name] for name, title in titles.items() if name in results}
 
 
-def results_table(results):
+def results_table(results: Mapping[str, Any]) -> str:
     """The twelve rows with a column for each stage, and the proposals' recall."""
     recall = ", ".join(f"{name} {value:.3f}" for name, value in results["proposals"].items())
     return f"{table(columns(results))}\nproposals: {recall}; {results['images']} images"

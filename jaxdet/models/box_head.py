@@ -5,14 +5,17 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Key
 
 from jaxdet.models.fpn import xavier_uniform
 from jaxdet.models.layers import Conv, Norm, each_image
+from jaxdet.models.types import Batch, Pyramid
 from jaxdet.ops import boxes as box_ops
-from jaxdet.ops.losses import box_losses
+from jaxdet.ops.losses import BoxLosses, box_losses
 from jaxdet.ops.matching import match
 from jaxdet.ops.roi_align import pyramid_roi_align
 from jaxdet.ops.sampling import sample
+from jaxdet.ops.types import AnyArray
 
 STRIDES = (4, 8, 16, 32)  # P2..P5; P6 serves the first stage only
 
@@ -40,15 +43,17 @@ class BoxHead(nn.Module):
     samples_per_image: int
     positive_fraction: float
     add_ground_truth: bool
-    box_weights: tuple
+    box_weights: tuple[float, ...]
     box_beta: float
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, pyramid, boxes):
+    def __call__(
+        self, pyramid: Pyramid, boxes: Float[AnyArray, "B N 4"]
+    ) -> tuple[Float32[Array, "B N classes"], Float32[Array, "B N _ 4"]]:
         """Tuple of P2.. [B, h, w, C], boxes [B, N, 4] -> class logits [B, N, K+1], box deltas [B, N, K or 1, 4]; fp32."""
 
-        def pool(levels, boxes):
+        def pool(levels: Any, boxes: Float[AnyArray, "N 4"]) -> Array:
             return pyramid_roi_align(
                 levels,
                 boxes,
@@ -86,14 +91,27 @@ class BoxHead(nn.Module):
 
     @nn.nowrap
     @jax.named_scope("targets")
-    def sample(self, boxes, valid, batch, keys):
+    def sample(
+        self,
+        boxes: Float[AnyArray, "B P 4"],
+        valid: Bool[AnyArray, "B P"],
+        batch: Batch,
+        keys: Key[Array, " B"],
+    ) -> tuple[Float32[Array, "B S 4"], Int32[Array, "B S"], Float32[Array, "B S 4"], Bool[Array, "B S"]]:
         """Draws the proposals that the loss sees.
 
         boxes [B, P, 4], valid [B, P]; keys [B] random keys. Returns boxes [B, S, 4], labels [B, S] in 0..K with
         background K, matched ground truth [B, S, 4] and valid [B, S]. No gradient flows through.
         """
 
-        def one_image(key, boxes, valid, gt_boxes, gt_labels, gt_valid):
+        def one_image(
+            key: Key[Array, ""],
+            boxes: Float[AnyArray, "P 4"],
+            valid: Bool[AnyArray, " P"],
+            gt_boxes: Float[AnyArray, "G 4"],
+            gt_labels: Int[AnyArray, " G"],
+            gt_valid: Bool[AnyArray, " G"],
+        ) -> tuple[Array, Array, Array, Array]:
             if self.add_ground_truth:
                 boxes, valid = jnp.concatenate([boxes, gt_boxes]), jnp.concatenate([valid, gt_valid])
             valid &= box_ops.nonempty(boxes)  # a true box without area is none to learn from
@@ -113,7 +131,15 @@ class BoxHead(nn.Module):
         return jax.lax.stop_gradient(each_image(one_image, keys, boxes, valid, *truth))
 
     @nn.nowrap
-    def losses(self, class_logits, box_deltas, boxes, labels, gt_boxes, valid):
+    def losses(
+        self,
+        class_logits: Float[AnyArray, "B S classes"],
+        box_deltas: Float[AnyArray, "B S _ 4"],
+        boxes: Float[AnyArray, "B S 4"],
+        labels: Int[AnyArray, "B S"],
+        gt_boxes: Float[AnyArray, "B S 4"],
+        valid: Bool[AnyArray, "B S"],
+    ) -> BoxLosses:
         """Classification and box loss over the sampled proposals of the whole batch, shapes as above."""
         return box_losses(
             class_logits,
@@ -127,7 +153,12 @@ class BoxHead(nn.Module):
         )
 
     @nn.nowrap
-    def decode(self, class_logits, box_deltas, boxes):
+    def decode(
+        self,
+        class_logits: Float[AnyArray, "B N classes"],
+        box_deltas: Float[AnyArray, "B N _ 4"],
+        boxes: Float[AnyArray, "B N 4"],
+    ) -> tuple[Float32[Array, "B N K"], Float32[Array, "B N K 4"]]:
         """Class scores [B, N, K] and boxes [B, N, K, 4] (one set for all classes repeated), not yet clipped."""
         scores = jax.nn.softmax(class_logits)[..., :-1]
         decoded = box_ops.decode(box_deltas, boxes[:, :, None], self.box_weights)

@@ -9,12 +9,13 @@ Without a box head (`roi_head=None`) the RPN alone is the detector.
 
 import functools
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Key, Num, ScalarLike
 from ml_collections import ConfigDict
 
 from jaxdet.models.box_head import BoxHead
@@ -22,17 +23,19 @@ from jaxdet.models.fpn import FPN
 from jaxdet.models.layers import each_image
 from jaxdet.models.resnet import ResNet, is_frozen
 from jaxdet.models.rpn import RPN
+from jaxdet.models.types import Anchors, Batch, Deltas, Logits, Tree
 from jaxdet.ops import boxes as box_ops
 from jaxdet.ops.nms import class_nms
+from jaxdet.ops.types import AnyArray
 
 
 class Detections(NamedTuple):
     """boxes [B, D, 4] x1 y1 x2 y2 in pixels of the resized image, scores [B, D] best first, labels [B, D], valid [B, D]."""
 
-    boxes: jax.Array
-    scores: jax.Array
-    labels: jax.Array
-    valid: jax.Array
+    boxes: Float32[Array, "B D 4"]
+    scores: Float32[Array, "B D"]
+    labels: Int32[Array, "B D"]
+    valid: Bool[Array, "B D"]
 
 
 class Stages(NamedTuple):
@@ -43,9 +46,13 @@ class Stages(NamedTuple):
     roi: Detections | None
 
     @property
-    def final(self):
+    def final(self) -> Detections:
         """Detections of the model as a whole."""
         return self.rpn if self.roi is None else self.roi
+
+
+Settings: TypeAlias = Mapping[str, Any] | ConfigDict  # a part of a config
+FirstStage = tuple[tuple[Float[AnyArray, "B _h _w C"], ...], Logits, Deltas, Anchors]
 
 
 class FasterRCNN(nn.Module):
@@ -59,17 +66,17 @@ class FasterRCNN(nn.Module):
 
     num_classes: int
     dtype: str
-    pixel_mean: tuple
-    pixel_std: tuple
+    pixel_mean: tuple[float, ...]
+    pixel_std: tuple[float, ...]
     bgr: bool
-    backbone: Mapping
-    fpn: Mapping
-    rpn: Mapping
-    roi_head: Mapping | None
-    loss_weights: Mapping
-    test: Mapping
+    backbone: Settings
+    fpn: Settings
+    rpn: Settings
+    roi_head: Settings | None
+    loss_weights: Settings
+    test: Settings
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("backbone", "fpn", "rpn", "roi_head", "loss_weights", "test"):
             value = getattr(self, name)
             if isinstance(value, ConfigDict):
@@ -77,19 +84,21 @@ class FasterRCNN(nn.Module):
         super().__post_init__()
 
     @property
-    def two_stage(self):
+    def two_stage(self) -> bool:
         """Whether there is a box head; without one the RPN alone is the detector and tells no classes apart."""
         return self.roi_head is not None
 
-    def setup(self):
+    def setup(self) -> None:
         dtype = jnp.dtype(self.dtype)
         self.resnet = ResNet(**self.backbone, dtype=dtype)
         self.pyramid = FPN(**self.fpn, dtype=dtype)
         self.rpn_head = RPN(**self.rpn, dtype=dtype)
         if self.two_stage:
-            self.box_head = BoxHead(self.num_classes, **self.roi_head, dtype=dtype)
+            self.box_head = BoxHead(self.num_classes, **self.roi_head, dtype=dtype)  # type: ignore[arg-type]
 
-    def features(self, images, image_sizes):
+    def features(
+        self, images: Num[AnyArray, "B H W 3"], image_sizes: Int[AnyArray, "B 2"]
+    ) -> tuple[Float[AnyArray, "B _h _w C"], ...]:
         """Images [B, H, W, 3] RGB 0..255, image_sizes [B, 2] -> tuple of P2..P6, each [B, h, w, C]."""
         x = images.astype(jnp.float32)
         if self.bgr:
@@ -100,7 +109,7 @@ class FasterRCNN(nn.Module):
         x = jnp.where((rows[:, :, None] & columns[:, None, :])[..., None], x, 0.0)  # zeros after normalising
         return self.pyramid(self.resnet(x.astype(self.dtype)))
 
-    def losses(self, batch, key):
+    def losses(self, batch: Batch, key: Key[Array, ""]) -> dict[str, Array]:
         """The weighted losses of a batch (their sum is what training minimises), as a dict of scalars.
 
         batch: see jaxdet.data.pipeline; key: of this step, folded with each image's id. Statistics of BatchNorm
@@ -108,25 +117,25 @@ class FasterRCNN(nn.Module):
         """
         return self._losses(batch, key, self._first_stage(batch["images"], batch["image_sizes"]))
 
-    def detect(self, images, image_sizes):
+    def detect(self, images: Num[AnyArray, "B H W 3"], image_sizes: Int[AnyArray, "B 2"]) -> Detections:
         """Images [B, H, W, 3] uint8 or float 0..255, image_sizes [B, 2] height, width before padding -> Detections."""
         return self.detect_stages(images, image_sizes).final
 
-    def detect_stages(self, images, image_sizes):
+    def detect_stages(self, images: Num[AnyArray, "B H W 3"], image_sizes: Int[AnyArray, "B 2"]) -> Stages:
         """As `detect`, with what the RPN alone would have said, and its proposals -> Stages."""
         return self._detect_stages(image_sizes, self._first_stage(images, image_sizes))
 
-    def evaluate(self, batch, key):
+    def evaluate(self, batch: Batch, key: Key[Array, ""]) -> tuple[Stages, dict[str, Array]]:
         """Stages and losses of one batch, for validation, from one pass through the backbone."""
         first = self._first_stage(batch["images"], batch["image_sizes"])
         return self._detect_stages(batch["image_sizes"], first), self._losses(batch, key, first)
 
-    def _first_stage(self, images, image_sizes):
+    def _first_stage(self, images: Num[AnyArray, "B H W 3"], image_sizes: Int[AnyArray, "B 2"]) -> FirstStage:
         pyramid = self.features(images, image_sizes)
         logits, deltas = self.rpn_head(pyramid)
         return pyramid, logits, deltas, self.rpn_head.anchors(images.shape[1:3], pyramid)
 
-    def _losses(self, batch, key, first):
+    def _losses(self, batch: Batch, key: Key[Array, ""], first: FirstStage) -> dict[str, Array]:
         pyramid, logits, deltas, anchors = first
         present = batch["image_sizes"][:, 0] > 0
         batch = batch | {"gt_valid": batch["gt_valid"] & present[:, None]}  # no truth without a picture
@@ -149,7 +158,7 @@ class FasterRCNN(nn.Module):
             self.sow("metrics", name, value, reduce_fn=lambda _, new: new, init_fn=lambda: 0)
         return {name: value * self.loss_weights[name] for name, value in losses.items()}
 
-    def _detect_stages(self, image_sizes, first):
+    def _detect_stages(self, image_sizes: Int[AnyArray, "B 2"], first: FirstStage) -> Stages:
         pyramid, logits, deltas, anchors = first
         boxes, scores, valid = self.rpn_head.propose(logits, deltas, anchors, image_sizes, train=False)
         boxes = jnp.where(valid[..., None], boxes, 0.0)
@@ -165,8 +174,16 @@ class FasterRCNN(nn.Module):
 
 
 def final_stage(
-    boxes, scores, valid, image_size, *, score_threshold, nms_iou, smallest_side, detections_per_image
-):
+    boxes: Float[AnyArray, "N K 4"],
+    scores: Float[AnyArray, "N K"],
+    valid: Bool[AnyArray, " N"],
+    image_size: Int[AnyArray, "2"],
+    *,
+    score_threshold: ScalarLike,
+    nms_iou: ScalarLike,
+    smallest_side: float,
+    detections_per_image: int,
+) -> Detections:
     """Per-class detections of one image: clip, drop empty boxes and low scores, NMS within each class, best ones.
 
     boxes [N, K, 4], scores [N, K], valid [N], image_size [2] height, width. smallest_side: in pixels; 0 means any
@@ -191,17 +208,19 @@ def final_stage(
     )
 
 
-def frozen_parameters(params, freeze_at):
+def frozen_parameters(params: Tree, freeze_at: int) -> Tree:
     """Tree of bool like `params`: True where `freeze_at` keeps a parameter as it is."""
 
-    def frozen(path, _):
+    def frozen(path: Any, _: Any) -> bool:
         names = [entry.key for entry in path]
         return names[0] == "resnet" and is_frozen(names[1:], freeze_at)
 
     return jax.tree_util.tree_map_with_path(frozen, params)
 
 
-def merge_variables(trainable, frozen, constants, batch_stats):
+def merge_variables(
+    trainable: Tree, frozen: Tree | None, constants: Tree | None, batch_stats: Tree | None
+) -> dict[str, Tree]:
     """What `model.apply` takes, from a state's parts; None or {} for those that a model does not have."""
     params = unflatten_dict(flatten_dict(trainable) | flatten_dict(frozen or {}))
     return {"params": params, "constants": constants or {}, "batch_stats": batch_stats or {}}

@@ -1,11 +1,15 @@
 """Feature pyramid (Lin et al. 2016, arXiv:1612.03144): C2..C5 in, P2..P6 out."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from jaxdet.models.layers import Conv, Norm
+from jaxdet.models.types import Maps
+from jaxdet.ops.types import AnyArray
 
 xavier_uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")  # Caffe2's XavierFill
 
@@ -20,7 +24,7 @@ class FPN(nn.Module):
     norm: str = ""
     dtype: Any = jnp.float32
 
-    def _conv(self, x, size, name):
+    def _conv(self, x: Maps, size: int, name: str) -> Float[AnyArray, "B _H _W channels"]:
         conv = Conv(
             self.channels,
             size,
@@ -33,7 +37,9 @@ class FPN(nn.Module):
         return Norm(self.norm, dtype=self.dtype, name=f"{name}_norm")(x) if self.norm else x
 
     @nn.compact
-    def __call__(self, features):
+    def __call__(
+        self, features: Sequence[Float[AnyArray, "B _h _w _C"]]
+    ) -> tuple[Float[AnyArray, "B _h _w channels"], ...]:
         """Tuple of C2..C5 -> tuple of P2..P6, each [B, h, w, channels]."""
         levels = range(2, 2 + len(features))
         inner = None
@@ -46,6 +52,6 @@ class FPN(nn.Module):
         return (*pyramid, pyramid[-1][:, ::2, ::2])
 
 
-def upsample(x, shape):
+def upsample(x: Float[AnyArray, "B _h _w C"], shape: tuple[int, ...]) -> Float[AnyArray, "B _H _W C"]:
     """Nearest neighbour to twice the size, cut to `shape` [B, H, W, C] where that is odd."""
     return x.repeat(2, axis=1).repeat(2, axis=2)[:, : shape[1], : shape[2]]

@@ -5,14 +5,18 @@ arithmetic runs in.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float
 
+from jaxdet.models.types import Maps
 from jaxdet.ops.conv import conv2d
+from jaxdet.ops.types import AnyArray
 
 NORMS = ("frozen_batch_norm", "batch_norm", "group_norm")
 
@@ -31,7 +35,7 @@ class Conv(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, padding=None):
+    def __call__(self, x: Maps, padding: int | None = None) -> Float[Array, "B _h _w features"]:
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
@@ -53,10 +57,10 @@ class FrozenBatchNorm(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Maps) -> Maps:
         shape = (x.shape[-1],)
 
-        def constant(name, value):
+        def constant(name: str, value: float) -> Float[AnyArray, " C"]:
             return self.variable("constants", name, jnp.full, shape, value, jnp.float32).value
 
         scale = constant("scale", 1.0) * jax.lax.rsqrt(constant("var", 1.0) + self.epsilon)
@@ -76,7 +80,7 @@ class Norm(nn.Module):
     frozen: bool = False
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Maps) -> Maps:
         if self.kind == "frozen_batch_norm":
             return FrozenBatchNorm(self.epsilon, self.dtype, name="frozen_batch_norm")(x)
         if self.kind == "batch_norm":
@@ -94,7 +98,7 @@ class Norm(nn.Module):
         raise ValueError(f"unknown normalisation {self.kind!r}; one of {', '.join(NORMS)}")
 
 
-def max_pool(x):
+def max_pool(x: Maps) -> Maps:
     """3x3 maximum at stride 2, padded by 1: [B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), C].
 
     Written as maxima of strided slices, first rows, then columns: its gradient takes half the time of a window
@@ -111,14 +115,14 @@ def max_pool(x):
     return x
 
 
-def each_image(function, *batches, whole=()):
+def each_image(function: Callable[..., Any], *batches: Any, whole: tuple[Any, ...] = ()) -> Any:
     """function(image, .., *whole) of each image of the batches [B, ..], each device at work on its own.
 
     jax.vmap, but with several devices (jax.set_mesh around the tracing) the compiler is not asked to split what it cannot: it
     would gather the batch of a top-k, or of a loop whose length depends on the image, on every device first.
     """
 
-    def batched(batches, whole):
+    def batched(batches: Any, whole: Any) -> Any:
         return jax.vmap(lambda *image: function(*image, *whole))(*batches)
 
     mesh = jax.sharding.get_abstract_mesh()

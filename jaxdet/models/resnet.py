@@ -1,13 +1,16 @@
 """ResNet-18/34/50/101 (He et al. 2015, arXiv:1512.03385) as a backbone: pictures in, C2..C5 out."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from jaxdet.models.layers import Conv, Norm, max_pool
+from jaxdet.ops.types import AnyArray
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -21,7 +24,7 @@ class BasicBlock(nn.Module):
     norm: Any
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[AnyArray, "B _H _W _I"]) -> Float[Array, "B _h _w _O"]:
         y = self.conv(self.features, 3, self.stride, name="conv1")(x)
         y = nn.relu(self.norm(name="norm1")(y))
         y = self.conv(self.features, 3, name="conv2")(y)
@@ -42,7 +45,7 @@ class Bottleneck(nn.Module):
     stride_in_1x1: bool = False
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[AnyArray, "B _H _W _I"]) -> Float[Array, "B _h _w _O"]:
         first, second = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
         y = self.conv(self.features, 1, first, name="conv1")(x)
         y = nn.relu(self.norm(name="norm1")(y))
@@ -71,21 +74,21 @@ class ResNet(nn.Module):
     norm_epsilon: float = 1e-5
     stride_in_1x1: bool = False
     width: int = 64
-    remat: tuple = ()
+    remat: tuple[int, ...] = ()
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[AnyArray, "B H W 3"]) -> tuple[Float[AnyArray, "B _h _w _C"], ...]:
         """[B, H, W, 3] float -> tuple of C2..C5, each [B, H/s, W/s, C]."""
         if self.depth not in BLOCKS:
             raise ValueError(f"model.backbone.depth is {self.depth}; one of {', '.join(map(str, BLOCKS))}")
         conv = partial(Conv, use_bias=False, dtype=self.dtype)
 
-        def norm(stage):
+        def norm(stage: int) -> Any:
             return partial(Norm, self.norm, self.norm_epsilon, self.dtype, frozen=self.freeze_at >= stage)
 
-        def block(stage, *arguments, **more):
-            kind = Bottleneck if self.depth >= 50 else BasicBlock
+        def block(stage: int, *arguments: Any, **more: Any) -> Any:
+            kind: Any = Bottleneck if self.depth >= 50 else BasicBlock
             if self.depth >= 50:
                 more["stride_in_1x1"] = self.stride_in_1x1
             return (nn.remat(kind) if stage in self.remat else kind)(*arguments, **more)
@@ -94,7 +97,7 @@ class ResNet(nn.Module):
         x = max_pool(nn.relu(norm(1)(name="stem_norm")(x)))
         if self.freeze_at >= 1:
             x = jax.lax.stop_gradient(x)
-        features = []
+        features: list[Any] = []
         for stage, blocks in enumerate(BLOCKS[self.depth], start=2):
             for i in range(blocks):
                 stride = 2 if stage > 2 and i == 0 else 1
@@ -106,7 +109,7 @@ class ResNet(nn.Module):
         return tuple(features)
 
 
-def is_frozen(path, freeze_at):
+def is_frozen(path: Sequence[str], freeze_at: int) -> bool:
     """Whether the parameter at `path` (names inside the ResNet, outermost first) lies at or below `freeze_at`."""
     if path[0].startswith("stem"):
         return freeze_at >= 1

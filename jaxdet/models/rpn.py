@@ -1,18 +1,22 @@
 """Region proposal network (Ren et al. 2015, arXiv:1506.01497): which anchors hold an object, and where exactly."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Key, ScalarLike
 
 from jaxdet.models.layers import Conv, each_image
+from jaxdet.models.types import Anchors, Batch, Deltas, Logits, Pyramid
 from jaxdet.ops import boxes as box_ops
 from jaxdet.ops.anchors import pyramid_anchors
-from jaxdet.ops.losses import rpn_losses
+from jaxdet.ops.losses import RPNLosses, rpn_losses
 from jaxdet.ops.matching import match_boxes
 from jaxdet.ops.nms import nms
 from jaxdet.ops.sampling import sample
+from jaxdet.ops.types import AnyArray
 from jaxdet.ops.windows import windows
 
 ANCHOR_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
@@ -21,10 +25,10 @@ ANCHOR_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 class SampledAnchors(NamedTuple):
     """The anchors of each image that the loss sees."""
 
-    index: jax.Array  # int32 [B, S], into the anchors of all levels
-    label: jax.Array  # int32 [B, S]: 1 positive, 0 negative, -1 an empty slot
-    gt_boxes: jax.Array  # float32 [B, S, 4], the matched ground truth
-    unmatched: jax.Array  # int32 [B], ground-truth boxes that no anchor overlaps
+    index: Int32[Array, "B S"]  # type: ignore[assignment]  # into the anchors of all levels
+    label: Int32[Array, "B S"]  # 1 positive, 0 negative, -1 an empty slot
+    gt_boxes: Float32[Array, "B S 4"]  # the matched ground truth
+    unmatched: Int32[Array, " B"]  # ground-truth boxes that no anchor overlaps
 
 
 class RPN(nn.Module):
@@ -38,8 +42,8 @@ class RPN(nn.Module):
     likewise. smallest_side: of a proposal in pixels; 0 means any positive side.
     """
 
-    anchor_sizes: tuple
-    anchor_ratios: tuple
+    anchor_sizes: tuple[float, ...]
+    anchor_ratios: tuple[float, ...]
     rounded_anchors: bool
     grid_strides: bool
     num_convs: int
@@ -49,14 +53,14 @@ class RPN(nn.Module):
     positive_fraction: float
     box_beta: float
     normalize_by_sampled: bool
-    pre_nms_topk: tuple
-    post_nms_topk: tuple
+    pre_nms_topk: tuple[int, int]
+    post_nms_topk: tuple[int, int]
     nms_iou: float
     smallest_side: float
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, pyramid, index=None):
+    def __call__(self, pyramid: Pyramid, index: Int[AnyArray, "B S"] | None = None) -> tuple[Any, Any]:
         """Tuple of [B, h, w, C] -> objectness logits, tuple of [B, A_l]; box deltas, tuple of [B, A_l, 4]; float32.
 
         With `index` int [B, S], into the anchors of all levels: logits [B, S] and deltas [B, S, 4] of these alone. The last
@@ -73,7 +77,9 @@ class RPN(nn.Module):
         for conv in convs[:-1]:
             pyramid = [nn.relu(conv(x)) for x in pyramid]
 
-        def predict(x, images, padding=None):
+        def predict(
+            x: Float[AnyArray, "N _h _w C"], images: int, padding: int | None = None
+        ) -> tuple[Float32[Array, "images _N R"], Float32[Array, "images _N R 4"]]:
             """Logits [images, N, ratios] and deltas [images, N, ratios, 4] of the cells of x."""
             for conv in convs[-1:]:
                 x = nn.relu(conv(x, padding))
@@ -98,7 +104,7 @@ class RPN(nn.Module):
         return logits, jnp.take_along_axis(box_deltas, ratio[..., None], 2)[:, :, 0]
 
     @nn.nowrap
-    def anchors(self, padded_size, pyramid):
+    def anchors(self, padded_size: Sequence[int], pyramid: Sequence[Any]) -> Anchors:
         """Tuple of [A_l, 4], one a level, for pictures padded to `padded_size` (height, width)."""
         shapes = [x.shape[1:3] for x in pyramid]
         if self.grid_strides:
@@ -111,7 +117,9 @@ class RPN(nn.Module):
 
     @nn.nowrap
     @jax.named_scope("proposals")
-    def propose(self, logits, deltas, anchors, image_sizes, train):
+    def propose(
+        self, logits: Logits, deltas: Deltas, anchors: Anchors, image_sizes: Int[AnyArray, "B 2"], train: bool
+    ) -> tuple[Float32[Array, "B P 4"], Float32[Array, "B P"], Bool[Array, "B P"]]:
         """Best boxes of each image: per level top-k, decode, clip, drop empty, NMS; then one top-k over the levels.
 
         logits, deltas, anchors as above; image_sizes [B, 2] height, width before padding.
@@ -119,7 +127,12 @@ class RPN(nn.Module):
         """
         before, after = (topk[0 if train else 1] for topk in (self.pre_nms_topk, self.post_nms_topk))
 
-        def one_level(logits, deltas, anchors, size):
+        def one_level(
+            logits: Float[AnyArray, " A_l"],
+            deltas: Float[AnyArray, "A_l 4"],
+            anchors: Float[AnyArray, "A_l 4"],
+            size: Int[AnyArray, "2"],
+        ) -> tuple[Float32[Array, "P_l 4"], Float32[Array, " P_l"]]:
             scores, index = jax.lax.top_k(logits, min(before, logits.shape[0]))
             boxes = box_ops.decode(deltas[index], anchors[index], ANCHOR_WEIGHTS)
             boxes = box_ops.clip(boxes, size)
@@ -127,7 +140,9 @@ class RPN(nn.Module):
             keep, valid = nms(boxes, scores, valid, self.nms_iou, min(after, scores.shape[0]))
             return boxes[keep], jnp.where(valid, scores[keep], -jnp.inf)
 
-        def one_image(logits, deltas, size, anchors):
+        def one_image(
+            logits: Any, deltas: Any, size: Int[AnyArray, "2"], anchors: Anchors
+        ) -> tuple[Float32[Array, "P 4"], Float32[Array, " P"], Bool[Array, " P"]]:
             levels = [one_level(*level, size) for level in zip(logits, deltas, anchors, strict=True)]
             boxes, scores = (jnp.concatenate(parts) for parts in zip(*levels, strict=True))
             scores, index = jax.lax.top_k(scores, min(after, scores.shape[0]))
@@ -137,13 +152,19 @@ class RPN(nn.Module):
         return each_image(one_image, logits, deltas, image_sizes, whole=(anchors,))
 
     @nn.nowrap
-    def sample(self, anchors, batch, keys):
+    def sample(self, anchors: Anchors, batch: Batch, keys: Key[Array, " B"]) -> SampledAnchors:
         """Draws the anchors that the loss sees: anchors as above, keys [B] random keys -> SampledAnchors."""
-        anchors = jnp.concatenate(anchors)
+        all_anchors = jnp.concatenate(anchors)
         present = batch["image_sizes"][:, 0] > 0  # an empty slot of the batch has no size and no say
 
         @jax.named_scope("targets")
-        def one_image(key, gt_boxes, gt_valid, present, anchors):
+        def one_image(
+            key: Key[Array, ""],
+            gt_boxes: Float[AnyArray, "G 4"],
+            gt_valid: Bool[AnyArray, " G"],
+            present: Bool[AnyArray, ""],
+            anchors: Float[AnyArray, "A 4"],
+        ) -> SampledAnchors:
             low, high = self.negative_iou, self.positive_iou
             matches, met = match_boxes(gt_boxes, gt_valid, anchors, low, high, allow_low_quality=True)
             drawn = sample(key, matches.label, self.samples_per_image, self.positive_fraction)
@@ -151,10 +172,19 @@ class RPN(nn.Module):
             gt_boxes = gt_boxes[matches.gt_index[drawn.index]]
             return SampledAnchors(drawn.index, label, gt_boxes, jnp.sum(gt_valid & ~met))
 
-        return each_image(one_image, keys, batch["gt_boxes"], batch["gt_valid"], present, whole=(anchors,))
+        return each_image(
+            one_image, keys, batch["gt_boxes"], batch["gt_valid"], present, whole=(all_anchors,)
+        )
 
     @nn.nowrap
-    def losses(self, logits, deltas, anchors, sampled, images):
+    def losses(
+        self,
+        logits: Float[AnyArray, "B S"],
+        deltas: Float[AnyArray, "B S 4"],
+        anchors: Anchors,
+        sampled: SampledAnchors,
+        images: ScalarLike,
+    ) -> tuple[RPNLosses, dict[str, Array]]:
         """Objectness and box loss over the sampled anchors of the whole batch, and counts worth a look.
 
         logits [B, S] and deltas [B, S, 4] of the sampled anchors; anchors as above; images: how many the batch holds.
