@@ -14,16 +14,16 @@ def pyramid_anchors(
     ratios: Sequence[float],
     rounded: bool = False,
 ) -> tuple[Float32[Array, "_A_l 4"], ...]:
-    """Anchors of every level: a tuple of float32 [H*W*R, 4], x1 y1 x2 y2 in pixels, rows in order y, x, ratio.
+    """Anchors of all levels: a tuple of float32 [H*W*R, 4], x1 y1 x2 y2 in pixels, in the order y, x, ratio.
 
     feature_shapes  (H, W) of each level
     strides         (vertical, horizontal) pixels between neighbouring cells of each level
-    sizes           square root of the anchors' area in pixels, one a level
-    ratios          height / width, the same on every level
-    rounded         cell anchors rounded to whole pixels, half to even (torchvision); detectron2 leaves them be
+    sizes           square root of the anchors' area in pixels, one per level
+    ratios          height / width, the same on all levels
+    rounded         whether a cell's anchors are rounded to whole pixels, half to even (only torchvision does)
 
-    Anchors are centred on the top left corner of their cell and may leave the image. ValueError where the levels
-    do not agree in number. (FPN, Lin et al. 2017, section 4.1.)
+    Anchors are centred on the top left corner of their cell and may extend beyond the image. Raises
+    ValueError if the levels do not agree in number. (FPN, Lin et al. 2017, section 4.1.)
     """
     return tuple(
         _level_anchors(shape, stride, _cell_anchors(size, ratios, rounded))
@@ -32,7 +32,7 @@ def pyramid_anchors(
 
 
 def _cell_anchors(size: float, ratios: Sequence[float], rounded: bool) -> Float32[np.ndarray, "R 4"]:
-    """The R anchors of one cell [R, 4] around the origin."""
+    """The R anchors of one cell [R, 4], around the origin."""
     height_factors = np.sqrt(np.asarray(ratios, np.float32))
     heights, widths = height_factors * np.float32(size), (1 / height_factors) * np.float32(size)
     cell = np.stack([-widths, -heights, widths, heights], axis=1) / 2
@@ -42,7 +42,7 @@ def _cell_anchors(size: float, ratios: Sequence[float], rounded: bool) -> Float3
 def _level_anchors(
     shape: Sequence[int], stride: Sequence[int], cell: Float32[np.ndarray, "R 4"]
 ) -> Float32[Array, "A_l 4"]:
-    # Made from two short ranges, so that a compiled program holds no large constants.
+    # Built from two short ranges, so that the compiled program holds no large constants.
     ys, xs = (jnp.arange(n, dtype=jnp.float32) * step for n, step in zip(shape, stride, strict=True))
     ys, xs = jnp.broadcast_arrays(ys[:, None], xs[None, :])
     shifts = jnp.stack([xs, ys, xs, ys], axis=-1)

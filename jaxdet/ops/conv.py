@@ -1,7 +1,8 @@
 """Two-dimensional convolution, in the form that is fastest on the platform.
 
-XLA's CPU convolutions are slow where a ResNet needs them most: in 1x1 kernels, which become matrix products there, and in
-filter gradients of wide layers, which are summed over strips. Every other platform gets the plain convolution.
+XLA's CPU convolutions are slow in two cases that a ResNet needs most: 1x1 kernels, which become matrix
+products here, and filter gradients of wide layers, which are summed over strips. Other platforms get the
+plain convolution.
 """
 
 import functools
@@ -13,8 +14,8 @@ from jaxtyping import Array, Float
 
 from jaxdet.ops.types import AnyArray
 
-# XLA's filter gradient slows down on a CPU, up to threefold, as the sum over the cells of the output gets longer. Wide
-# layers with long sums are worth the compilation of several shorter ones.
+# On a CPU, XLA's filter gradient gets up to three times slower as the sum over output cells gets longer.
+# For wide layers with long sums, several shorter sums pay off despite the longer compilation.
 LONG = 8000  # cells
 WIDE = 128 * 128  # input x output channels
 STRIP = 2600  # cells
@@ -34,9 +35,10 @@ def conv2d(
 ) -> Outputs:
     """Convolution of a batch of feature maps.
 
-    x [B, H, W, I], kernel [kh, kw, I, O], stride the same along both axes, padding = zeros added on every side, half the
-    kernel size when None -> [B, H', W', O] in the type of x (the kernel is converted to it), summed in float32.
-    H' = (H + 2 padding - kh) // stride + 1, as in PyTorch's Conv2d. Differentiable once.
+    x [B, H, W, I], kernel [kh, kw, I, O]. stride: the same along both axes. padding: zeros added on each
+    side; None means half the kernel size. Returns [B, H', W', O] in the type of x, summed in float32; the
+    kernel is converted to the type of x. H' = (H + 2 padding - kh) // stride + 1, as in PyTorch's Conv2d.
+    Differentiable once.
     """
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
     kh, kw = kernel.shape[:2]
@@ -91,7 +93,7 @@ def _is_pointwise(kernel: Kernel, pads: Pads) -> bool:
 
 
 def _one_device() -> bool:
-    return jax.sharding.get_abstract_mesh().size <= 1  # strips of single images would be sent around
+    return jax.sharding.get_abstract_mesh().size <= 1  # else strips would move between devices
 
 
 # --- The plain convolution and its two gradients ---
@@ -146,7 +148,7 @@ def _product_filter_gradient(stride: int, x: Maps, cotangent: Outputs) -> Kernel
 
 
 def _strips_filter_gradient(pads: Pads, kernel_shape: tuple[int, ...], x: Maps, cotangent: Outputs) -> Kernel:
-    """The sum of the filter gradients of strips of rows, each of one image."""
+    """Sum of the filter gradients of strips of rows, each strip from one image."""
     images, height, width = cotangent.shape[:3]
     strips = min(-(-height * width // STRIP), max(1, MOST_STRIPS // images))
     rows = -(-height // strips)

@@ -1,7 +1,7 @@
-"""The losses of the two stages, in float32 throughout.
+"""The losses of the two stages, all in float32.
 
-Sums run over every leading axis, so the images of a batch may be given at once. Rows that take no part in a loss may
-hold anything: they are replaced before the arithmetic, so that no NaN reaches the gradients either.
+Sums run over all leading axes, so the images of a batch may be given at once. Rows that do not take part in a
+loss may hold anything: they are replaced before the arithmetic, so that no NaN reaches the gradients.
 """
 
 from typing import NamedTuple
@@ -25,11 +25,11 @@ class BoxLosses(NamedTuple):
 
 
 def smooth_l1(difference: Float[AnyArray, "*B"], beta: float) -> Float[Array, "*B"]:
-    """Elementwise loss: |d| less beta / 2 from |d| = beta on, a parabola below; beta 0 is plain L1.
+    """Elementwise loss: |d| - beta / 2 if |d| >= beta, a parabola below; plain L1 if beta is 0.
 
     (Fast R-CNN, Girshick 2015, with the corner at beta as in detectron2 and torchvision.)
     """
-    # |d| with the slope 0 at 0, where jnp.abs has 1: a ground-truth box among the proposals starts right there.
+    # |d| with slope 0 at 0 (jnp.abs has 1): ground-truth boxes among the proposals start exactly there.
     absolute = jax.lax.stop_gradient(jnp.sign(difference)) * difference
     if beta == 0:
         return absolute
@@ -52,12 +52,12 @@ def rpn_losses(
     box_deltas         [..., A, 4]
     anchors            [..., A, 4] pixels, x1 y1 x2 y2; leading axes broadcast
     label              int [..., A]: 1 positive, 0 negative, -1 not sampled
-    gt_boxes           [..., A, 4] pixels, the box each anchor is matched to; read where the label is 1
-    normalizer         scalar: detectron2 divides by samples per image x images, torchvision by the rows sampled.
-                       0 is taken as 1: nothing was sampled
+    gt_boxes           [..., A, 4] pixels, the box that each anchor is matched to; used if the label is 1
+    normalizer         scalar: samples per image x images (detectron2), or sampled rows (torchvision);
+                       0 (nothing was sampled) is replaced by 1
 
-    Objectness is binary cross-entropy over the sampled rows, box is smooth-L1 (`beta`) over the positive ones.
-    (Faster R-CNN, Ren et al. 2015, equation 1; detectron2, RPN.losses.)
+    Objectness is binary cross-entropy over the sampled rows, box is smooth-L1 (`beta`) over the positive
+    rows. (Faster R-CNN, Ren et al. 2015, equation 1; detectron2, RPN.losses.)
     """
     sampled, positive = label >= 0, label == 1
     logits = jnp.where(sampled, objectness_logits.astype(jnp.float32), 0.0)
@@ -82,14 +82,15 @@ def box_losses(
     """Losses of the box head, both sums divided by the number of valid rows (at least 1).
 
     class_logits  [..., S, K+1], background last
-    box_deltas    [..., S, K, 4], or [..., S, 1, 4] where one set serves every class
+    box_deltas    [..., S, K, 4], or [..., S, 1, 4] if one set serves all classes
     proposals     [..., S, 4] pixels, x1 y1 x2 y2; they carry no gradient
     label         int [..., S] in 0..K, background K
-    gt_boxes      [..., S, 4] pixels, the box each proposal is matched to; read where the label is below K
+    gt_boxes      [..., S, 4] pixels, the box that each proposal is matched to; used if the label is below K
     valid         bool [..., S]
 
-    Classification is softmax cross-entropy over the valid rows, box is smooth-L1 (`beta`) of the true class's deltas
-    over the valid rows that are not background. (Fast R-CNN, Girshick 2015; detectron2, FastRCNNOutputLayers.)
+    Classification is softmax cross-entropy over the valid rows. Box is smooth-L1 (`beta`) of the deltas of
+    the true class, over the valid rows that are not background. (Fast R-CNN, Girshick 2015; detectron2,
+    FastRCNNOutputLayers.)
     """
     background = class_logits.shape[-1] - 1
     label = jnp.where(valid, label, background)

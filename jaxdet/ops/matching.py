@@ -1,4 +1,4 @@
-"""Which ground-truth box each anchor or proposal stands for."""
+"""Assigns a ground-truth box to each anchor or proposal."""
 
 from typing import NamedTuple
 
@@ -11,9 +11,9 @@ from jaxdet.ops.types import AnyArray
 
 
 class Matches(NamedTuple):
-    """What each of A anchors is for training."""
+    """The training target of each of A anchors."""
 
-    gt_index: Int32[Array, " A"]  # the box of largest IoU; a real row wherever label is 1
+    gt_index: Int32[Array, " A"]  # the box of largest IoU; a real row if label is 1
     label: Int32[Array, " A"]  # 1 positive, 0 negative, -1 ignored
 
 
@@ -24,15 +24,16 @@ def match(
     high: ScalarLike,
     allow_low_quality: bool,
 ) -> Matches:
-    """Match A anchors to G ground-truth boxes by their IoU [G, A]; `gt_valid` bool [G] marks the real boxes.
+    """Matches A anchors to G ground-truth boxes by IoU [G, A]; `gt_valid` bool [G] marks the real boxes.
 
-    An anchor is positive where its largest IoU is at least `high`, negative where it is below `low`, ignored
-    between. With `allow_low_quality` the best anchors of each box, ties included, are positive too; such an anchor
-    keeps the box of its own largest IoU, which may be another. Equal IoUs go to the first box. Without any real box
-    every anchor is negative. (Faster R-CNN, Ren et al. 2015, section 3.1.2; detectron2, Matcher.)
+    An anchor is positive if its largest IoU is at least `high`, negative if it is below `low`, and ignored in
+    between. With `allow_low_quality`, the best anchors of each box, ties included, are positive too; such an
+    anchor keeps the box of its own largest IoU, which may be another one. If IoUs are equal, the first box
+    wins. Without real boxes all anchors are negative. (Faster R-CNN, Ren et al. 2015, section 3.1.2;
+    detectron2, Matcher.)
 
-    Unlike detectron2 and torchvision, a real box that no anchor meets matches nothing: its largest IoU is 0, and
-    they turn every anchor with IoU 0 to it positive.
+    Unlike detectron2 and torchvision, a real box that overlaps no anchor matches nothing. Its largest IoU is
+    0, and those libraries make all anchors with IoU 0 to it positive.
     """
     iou = jnp.asarray(iou, jnp.float32)
     boxes, anchors = iou.shape
@@ -56,10 +57,10 @@ def match_boxes(
     allow_low_quality: bool,
     block: int = 32,
 ) -> tuple[Matches, Bool[Array, " G"]]:
-    """`match` of the boxes [G, 4] with anchors [A, 4], and which real boxes meet an anchor at all, bool [G].
+    """`match` of boxes [G, 4] with anchors [A, 4], and whether each real box overlaps any anchor, bool [G].
 
-    The whole IoU matrix of 500 boxes and the 268,000 anchors of a large picture would take 512 MiB: it is made and used
-    for `block` boxes at a time, with the same result.
+    The whole IoU matrix of 500 boxes and the 268,000 anchors of a large image would take 512 MiB. It is
+    computed and used for `block` boxes at a time, with the same result.
     """
     count = len(gt_boxes)
     if count <= block:
@@ -74,7 +75,7 @@ def match_boxes(
         iou = jnp.where(valid[:, None], pairwise_iou(boxes, anchors), -1.0)
         best_here = iou.max(axis=0)
         index = first + jnp.argmax(iou, axis=0).astype(jnp.int32)
-        gt_index = jnp.where(best_here > best, index, gt_index)  # equal ones: the first box
+        gt_index = jnp.where(best_here > best, index, gt_index)  # if equal, the first box
         most = iou.max(axis=1, keepdims=True)
         best_of_a_box |= ((iou == most) & (most > 0)).any(axis=0)
         return (jnp.maximum(best, best_here), gt_index, best_of_a_box), most[:, 0] > 0

@@ -16,12 +16,13 @@ def nms(
     iou_threshold: ScalarLike,
     count: int,
 ) -> tuple[Int32[Array, " count"], Bool[Array, " count"]]:
-    """Indices int32 [count] of the boxes that greedy NMS keeps, best score first, and which of them are valid.
+    """Indices int32 [count] of the boxes that greedy NMS keeps, best score first, and which are valid.
 
-    boxes [N, 4], x1 y1 x2 y2 in pixels; scores [N]; valid bool [N]. Taken by falling score, a box is kept unless
-    its IoU with one kept before is strictly above `iou_threshold`. Equal scores go to the first row. A row whose
-    score is not finite counts as not valid. The result is that of the sequential algorithm, exactly (torchvision,
-    nms): the float32 IoU against the threshold in double precision, where that is a Python number. `count` may exceed N. Memory is O(N^2): choose the best few thousand boxes first.
+    boxes [N, 4], x1 y1 x2 y2 in pixels; scores [N]; valid bool [N]. In the order of falling scores, a box is
+    kept unless its IoU with a box already kept is strictly above `iou_threshold`. If scores are equal, the
+    first row wins. A row whose score is not finite is not valid. The result is exactly that of the sequential
+    algorithm (torchvision, nms): the float32 IoU is compared with the threshold in double precision if that
+    is a Python number. `count` may exceed N. Memory is O(N^2): choose the best few thousand boxes first.
     """
     return class_nms(boxes, scores, jnp.zeros(len(scores), jnp.int32), valid, iou_threshold, count)
 
@@ -35,7 +36,7 @@ def class_nms(
     iou_threshold: ScalarLike,
     count: int,
 ) -> tuple[Int32[Array, " count"], Bool[Array, " count"]]:
-    """As `nms`, with boxes of different classes int [N] never suppressing each other."""
+    """As `nms`, but boxes of different classes int [N] never suppress each other."""
     boxes, classes = jnp.asarray(boxes, jnp.float32), jnp.asarray(classes)
     score = jnp.where(valid & jnp.isfinite(scores), scores, -jnp.inf)
     order = jnp.argsort(-score, stable=True)
@@ -52,7 +53,7 @@ def class_nms(
 
 
 def _in_float32(threshold: ScalarLike) -> ScalarLike:
-    """The largest float32 not above a Python number: what a float32 passes is what passes the number itself."""
+    """The largest float32 not above a Python number: a float32 exceeds both or neither."""
     if not isinstance(threshold, float):
         return threshold
     nearest = np.float32(threshold)
@@ -60,10 +61,10 @@ def _in_float32(threshold: ScalarLike) -> ScalarLike:
 
 
 def _greedy(suppresses: Bool[Array, "N N"], alive: Bool[Array, " N"]) -> Bool[Array, " N"]:
-    """Rows kept when taken in order, where `suppresses` [N, N] is upper triangular.
+    """Rows that are kept in sequential order; `suppresses` [N, N] is upper triangular.
 
-    Every round is right for at least one row more than the round before, since a row depends on earlier rows only;
-    so the first set of rows that a round leaves unchanged is the answer, a few rounds later in practice.
+    A row depends on earlier rows only, so each round settles at least one more row. The rows are final once a
+    round changes nothing, in practice after a few rounds.
     """
 
     def improve(

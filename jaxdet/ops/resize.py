@@ -1,7 +1,7 @@
-"""Resizing inside of a compiled program, for pictures whose size is known only when it runs.
+"""Resizing inside a compiled program, for images whose size is known only at run time.
 
-The same numbers as data/resizing.py and data/transforms.py: bit for bit where pictures stay uint8. Unlike the other operations these take
-a batch, since a loop that runs as often as the largest picture needs is one loop.
+Gives the same numbers as data/resizing.py and data/transforms.py, bit for bit if the images stay uint8.
+Unlike the other operations, these take a batch: one loop runs as often as the largest image needs.
 """
 
 import jax
@@ -11,16 +11,16 @@ from jaxtyping import Array, Float32, Int, Int32, Num, UInt8
 from jaxdet.ops.types import AnyArray
 
 WEIGHT_BITS = 22  # of Pillow's fixed-point weights, PRECISION_BITS in its Resample.c
-_DIGITS = (8, 8, 6)  # they are found so many bits at a time, which keeps every step within 32
+_DIGITS = (8, 8, 6)  # bits per division step, so that each step fits 32 bits
 
 
 def resized_sizes(
     sizes: Int[AnyArray, "B 2"], short_side: int, longest_side: int, kind: str = "detectron2"
 ) -> Int32[Array, "B 2"]:
-    """`data.resizing.Resizing.size` of each row: int32 [B, 2] -> int32 [B, 2]; rows of zeros stay zeros.
+    """`data.resizing.Resizing.size` of each row: int32 [B, 2] -> int32 [B, 2]. Rows of zeros stay zeros.
 
-    In float64 like the original, since a half decides. On a TPU, which emulates float64, a size that falls on the half may
-    round the other way.
+    Computed in float64 like the original, because rounding of halves matters. A TPU emulates float64; there,
+    a size that falls on a half may be rounded the other way.
     """
     with jax.enable_x64(True):
         true = jnp.maximum(sizes, 1).astype(jnp.float64)
@@ -38,7 +38,7 @@ def resized_sizes(
 
 
 def _rounded(value: Array) -> Array:
-    """Keeps a compiler from joining a product with the sum behind it, which then rounds once instead of twice."""
+    """Keeps the compiler from fusing a product with the following sum, which would round once, not twice."""
     return jax.lax.optimization_barrier(value)
 
 
@@ -49,16 +49,17 @@ def resize(
     shape: tuple[int, int],
     kind: str = "detectron2",
 ) -> UInt8[Array, "B H W 3"] | Float32[Array, "B H W 3"]:
-    """Pictures at their new sizes, padded with zeros to one shape.
+    """Images at their new sizes, padded with zeros to one shape.
 
-    images uint8 [B, H, W, 3], of which the upper left `sizes` int32 [B, 2] are the pictures; resized int32 [B, 2]; shape
-    (height, width) of the result, at least as large as `resized`. Returns [B, height, width, 3]: uint8 as Pillow's
-    bilinear filter with antialiasing ("detectron2"), or float32 without ("torchvision"); see transforms.resize.
+    images: uint8 [B, H, W, 3]; the image is the upper left part of size `sizes` int32 [B, 2]. resized: int32
+    [B, 2]. shape: (height, width) of the result, at least as large as `resized`. Returns [B, height, width,
+    3]: uint8, as Pillow's antialiasing bilinear filter ("detectron2"), or float32 without antialiasing
+    ("torchvision"); see transforms.resize.
 
-    The first holds up to before**2 / after = 2**23 of each side, such as 81,900 pixels made 800: beyond, the sum of the weights
-    no longer fits the 32 bits that it is divided in, and the pixels are wrong.
+    "detectron2" is exact up to before**2 / after = 2**23 per side, such as 81,900 pixels resized to 800.
+    Beyond that, the sum of the weights no longer fits 32 bits and the pixels are wrong.
     """
-    axes = [(1, 0), (2, 1)] if kind == "torchvision" else [(2, 1), (1, 0)]  # rows first, or last
+    axes = [(1, 0), (2, 1)] if kind == "torchvision" else [(2, 1), (1, 0)]  # rows first or last
     axis_resize = _interpolate if kind == "torchvision" else _antialias
     if kind == "torchvision":
         images = images.astype(jnp.float32)
@@ -71,7 +72,7 @@ def resize(
 
 
 def _take(images: Num[AnyArray, "B _ _ 3"], index: Int[Array, "B n"], axis: int) -> Num[Array, "B _ _ 3"]:
-    """images [B, H, W, 3] at index [B, n] along one axis; outside of it at its edge."""
+    """images [B, H, W, 3] at index [B, n] along one axis, clipped to the edge."""
     return jax.vmap(lambda image, index: jnp.take(image, index, axis - 1, mode="clip"))(images, index)
 
 
@@ -87,11 +88,11 @@ def _antialias(
     length: int,
     axis: int,
 ) -> UInt8[Array, "B _ _ 3"]:
-    """One axis as Pillow does it: a triangle as wide as the scale, weights and sums in fixed point, uint8 again.
+    """Resizes one axis like Pillow: a triangle filter as wide as the scale, in fixed point, to uint8.
 
-    before, after [B]: pixels along the axis. With everything times 2 * after, Pillow's positions and weights are whole
-    numbers, so nothing here depends on how a platform rounds. (Pillow, Resample.c: precompute_coeffs,
-    normalize_coeffs_8bpc and ImagingResampleHorizontal_8bpc.)
+    before, after [B]: pixels along the axis. After multiplying by 2 * after, Pillow's positions and weights
+    are integers, so the result does not depend on a platform's rounding. (Pillow, Resample.c:
+    precompute_coeffs, normalize_coeffs_8bpc and ImagingResampleHorizontal_8bpc.)
     """
     before, after = jnp.maximum(before, 1)[:, None], jnp.maximum(after, 1)[:, None]
     width = 2 * jnp.maximum(before, after)
@@ -128,7 +129,7 @@ def _interpolate(
     length: int,
     axis: int,
 ) -> Float32[Array, "B _ _ 3"]:
-    """One axis linearly between the two pixels around each new centre, float32; see transforms.resize."""
+    """Interpolates one axis linearly between the two pixels around each new centre; see transforms.resize."""
     before, after = jnp.maximum(before, 1)[:, None], jnp.maximum(after, 1)[:, None]
     scale = before.astype(jnp.float32) / after.astype(jnp.float32)
     centres = jnp.maximum(_rounded((jnp.arange(length, dtype=jnp.float32) + 0.5) * scale) - 0.5, 0)

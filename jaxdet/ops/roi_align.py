@@ -1,8 +1,8 @@
-"""RoIAlign: a fixed grid of features for each box, from one feature map or from the level of a pyramid that suits the box.
+"""RoIAlign: a fixed grid of features for each box, from one feature map or from the matching pyramid level.
 
-The grid of one box is separable: every output cell is a sum over a few rows times a sum over a few columns, so a box is
-described by indices and weights along each axis ("taps") and nothing larger is ever built.
-Source: Mask R-CNN (He et al., 2017); the details are those of detectron2's ROIAlign and torchvision's roi_align.
+The grid of a box is separable: each output cell is a sum over a few rows times a sum over a few columns. So a
+box is described by indices and weights along each axis ("taps"); nothing larger is ever built. Source: Mask
+R-CNN (He et al., 2017); details as in detectron2's ROIAlign and torchvision's roi_align.
 """
 
 import functools
@@ -18,11 +18,11 @@ from jaxdet.ops.types import AnyArray
 
 CANONICAL_LEVEL = 4
 CANONICAL_SIDE = 224.0
-TILE = 16  # cells; a box on the level that suits it covers 14 to 28 each way
+TILE = 16  # cells; a box covers 14 to 28 cells each way on its level
 
 
 class Taps(NamedTuple):
-    """Which cells an output cell sums, along each axis; T = 2 * sampling_ratio. Repeated and zero taps are ordinary."""
+    """The cells that an output cell sums along each axis, T = 2 * sampling_ratio. Taps may repeat or be 0."""
 
     level: Int32[Array, " N"]  # position in the tuple of levels
     y_index: Int32[Array, "N size T"]
@@ -33,20 +33,18 @@ class Taps(NamedTuple):
 
 Shapes = tuple[tuple[int, int], ...]  # (H_l, W_l) of each level
 Levels = tuple[Float[AnyArray, "_H_l _W_l C"], ...]
-PerPixel = (
-    ScalarLike | Sequence[ScalarLike] | Num[AnyArray, "2"]
-)  # the same both ways, or (vertical, horizontal)
+PerPixel = ScalarLike | Sequence[ScalarLike] | Num[AnyArray, "2"]  # one number or (vertical, horizontal)
 
 
 def box_levels(
     boxes: Float[AnyArray, "*B 4"], lowest: int = 2, highest: int = 5, level_epsilon: float = 0.0
 ) -> Int32[Array, "*B"]:
-    """Pyramid level of each box: floor(4 + log2(sqrt(area) / 224) + level_epsilon), clamped to lowest..highest.
+    """Level of each box: floor(4 + log2(sqrt(area) / 224) + level_epsilon), clamped to lowest..highest.
 
-    boxes [..., 4] x1 y1 x2 y2 in pixels -> int32 [...]. Boxes of no area, inverted or NaN get the lowest level.
-    level_epsilon 0 is detectron2's assign_boxes_to_levels (its 1e-8 inside the logarithm only keeps it finite), 1e-6 is
-    torchvision's LevelMapper. Written as comparisons, so that no platform's logarithm decides.
-    Source: Feature Pyramid Networks (Lin et al., 2017), equation 1.
+    boxes [..., 4] x1 y1 x2 y2 in pixels -> int32 [...]. Empty, inverted and NaN boxes get the lowest level.
+    level_epsilon 0 is detectron2's assign_boxes_to_levels (whose 1e-8 inside the logarithm only keeps it
+    finite), 1e-6 is torchvision's LevelMapper. Uses comparisons, so that the result does not depend on a
+    platform's logarithm. Source: Feature Pyramid Networks (Lin et al., 2017), equation 1.
     """
     boxes = jnp.asarray(boxes, jnp.float32)
     width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
@@ -68,11 +66,12 @@ def roi_align(
 ) -> Float[Array, "N size size C"]:
     """RoIAlign on one feature map.
 
-    features [H, W, C], boxes [N, 4] x1 y1 x2 y2 in image pixels, scale = cells per pixel, a number or a (vertical,
-    horizontal) pair -> [N, size, size, C] in the type of the features, summed in float32. Each output cell is the mean of
-    sampling_ratio x sampling_ratio bilinear samples. aligned subtracts half a cell from the boxes; not aligned, a box
-    measures at least one cell each way. A sample further than one cell outside the map is 0, nearer it takes the edge.
-    Boxes carry no gradient; a box with a value that is not finite gives zeros.
+    features [H, W, C], boxes [N, 4] x1 y1 x2 y2 in image pixels. scale: cells per pixel, a number or a
+    (vertical, horizontal) pair. Returns [N, size, size, C] in the type of the features, summed in float32.
+    Each output cell is the mean of sampling_ratio x sampling_ratio bilinear samples. With `aligned`, boxes
+    are shifted by half a cell; without, boxes are at least one cell wide and high. A sample more than one
+    cell outside the map is 0; a nearer one takes the value at the edge. Boxes carry no gradient. Boxes that
+    are not finite give zeros.
     """
     level = jnp.zeros(boxes.shape[0], jnp.int32)
     return _align((features,), boxes, level, (scale,), size, sampling_ratio, aligned)
@@ -88,12 +87,12 @@ def pyramid_roi_align(
     lowest_level: int = 2,
     level_epsilon: float = 0.0,
 ) -> Float[Array, "N size size C"]:
-    """RoIAlign of each box on the one level of a pyramid that suits its size.
+    """RoIAlign of each box on the pyramid level that matches its size.
 
-    features: tuple of [H_l, W_l, C], finest first, the first being level lowest_level; boxes [N, 4] x1 y1 x2 y2 in image
-    pixels; strides: pixels per cell of each level, numbers or (vertical, horizontal) pairs -> [N, size, size, C].
-    The level is that of box_levels, everything else as in roi_align. Source: detectron2's ROIPooler and torchvision's
-    MultiScaleRoIAlign.
+    features: tuple of [H_l, W_l, C], finest first; the first is level `lowest_level`. boxes [N, 4] x1 y1 x2
+    y2 in image pixels. strides: pixels per cell of each level, numbers or (vertical, horizontal) pairs.
+    Returns [N, size, size, C]. `box_levels` chooses the level; everything else as in `roi_align`. Source:
+    detectron2's ROIPooler and torchvision's MultiScaleRoIAlign.
     """
     level = box_levels(boxes, lowest_level, lowest_level + len(features) - 1, level_epsilon) - lowest_level
     scales = tuple(1.0 / jnp.asarray(stride, jnp.float32) for stride in strides)
@@ -162,7 +161,7 @@ def _axis_taps(
 def _row_taps(
     shapes: Shapes, taps: Taps
 ) -> Iterator[tuple[Int32[Array, "N size size"], Float32[Array, "N size size 1"]]]:
-    """The pairs of taps: rows into the concatenation of all cells and weights, both [N, size, size], one pair at a time."""
+    """Yields one pair of taps at a time: rows of the concatenated cells [N, size, size] and their weights."""
     widths = jnp.array([width for _, width in shapes], jnp.int32)
     sizes = [0] + [height * width for height, width in shapes[:-1]]
     first = jnp.cumsum(jnp.array(sizes, jnp.int32))[taps.level]
@@ -191,7 +190,7 @@ def _sample_forward(
 def _sample_backward(
     shapes: Shapes, taps: Taps, cotangent: Float[Array, "N size size C"]
 ) -> tuple[Levels, None]:
-    # A scatter of rows is one of the slowest things XLA does on a CPU: there, whole tiles of cells are added instead.
+    # Scattering rows is very slow in XLA on a CPU, so whole tiles of cells are added there.
     gradient = jax.lax.platform_dependent(
         taps,
         cotangent.astype(jnp.float32),
@@ -205,7 +204,7 @@ _sample.defvjp(_sample_forward, _sample_backward)
 
 
 def _spread_rows(shapes: Shapes, taps: Taps, cotangent: Float32[Array, "N size size C"]) -> Levels:
-    """Gradient of the features by scattering rows of channels, [N, size, size, C] -> [H_l, W_l, C] of every level."""
+    """Gradient of the features by scattering rows of channels: [N, size, size, C] -> [H_l, W_l, C] each."""
     ends = list(itertools.accumulate(height * width for height, width in shapes))
     cells = jnp.zeros((ends[-1], cotangent.shape[-1]), jnp.float32)
     for rows, weight in _row_taps(shapes, taps):
@@ -228,7 +227,7 @@ def _add_tiles(
     taps: Taps,
     cotangent: Float32[Array, "N size size C"],
 ) -> tuple[Float32[Array, "images _H_l _W_l C"], ...]:
-    """Adds boxes of several images, image [N] saying which, to the levels [images, H_l, W_l, C]."""
+    """Adds boxes of several images to levels [images, H_l, W_l, C]; image [N] is the image of each box."""
     order = jnp.argsort(taps.level)
     ends = jnp.searchsorted(taps.level[order], jnp.arange(len(levels)), side="right")
     starts = jnp.concatenate([jnp.zeros(1, ends.dtype), ends[:-1]])
@@ -246,7 +245,7 @@ def _add_tiles(
 def _add_tiles_of_batch(
     batch: int, batched: Sequence[Any], *arguments: Any
 ) -> tuple[tuple[Array, ...], tuple[bool, ...]]:
-    """Joins the images into one list of boxes: a loop whose length depends on the box would batch into selects."""
+    """Joins the images into one list of boxes: a loop whose length varies would batch into selects."""
     levels, image, taps, cotangent = jax.tree.map(
         lambda array, is_batched: array if is_batched else jnp.broadcast_to(array, (batch, *array.shape)),
         arguments,
@@ -264,7 +263,7 @@ def _add_box(
     taps: Taps,
     cotangent: Float32[Array, "size size C"],
 ) -> Float32[Array, "images H W C"]:
-    """Adds one box to cells [images, H, W, C], as many tiles as cover it; taps and cotangent are those of the box."""
+    """Adds one box to cells [images, H, W, C], in as many tiles as cover it. taps, cotangent: of this box."""
     height, width, channels = cells.shape[1:]
     size = len(cotangent)
     rows, columns = min(TILE, height), min(TILE, width)
@@ -275,7 +274,7 @@ def _add_box(
     def add_tile(tile: Array, cells: Array) -> Array:
         y = y_first + tile // tiles_across * rows
         x = x_first + tile % tiles_across * columns
-        # At the far edges a tile is moved back inside the map; what it then shares with the tile before it gets 0.
+        # At the far edges a tile is moved back into the map. Cells it shares with the previous tile get 0.
         y_start, x_start = jnp.minimum(y, height - rows), jnp.minimum(x, width - columns)
         y_weight = _dense_weights(taps.y_index, taps.y_weight, y, y_start, rows)
         x_weight = _dense_weights(taps.x_index, taps.x_weight, x, x_start, columns)
@@ -295,6 +294,6 @@ def _dense_weights(
     start: Int32[Array, ""],
     count: int,
 ) -> Float32[Array, "count size"]:
-    """Taps [size, T] of one axis as a matrix [count, size] for the cells from start on; cells before first get 0."""
+    """Taps [size, T] of one axis as a matrix [count, size], from cell `start`; cells before `first` get 0."""
     cell = start + jnp.arange(count)[:, None, None]
     return jnp.where((cell == index) & (cell >= first), weight, 0.0).sum(-1)

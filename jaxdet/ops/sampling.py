@@ -12,16 +12,16 @@ from jaxdet.ops.types import AnyArray
 class Sample(NamedTuple):
     """The rows chosen for a loss, positives first."""
 
-    index: Int32[Array, " count"]  # type: ignore[assignment]  # rows of the label array; 0 where not valid
-    valid: Bool[Array, " count"]  # False for a slot that was not filled: it must carry no loss
+    index: Int32[Array, " count"]  # type: ignore[assignment]  # rows of the label array; 0 if not valid
+    valid: Bool[Array, " count"]  # False for an empty slot, which must carry no loss
 
 
 def sample(key: PRNGKeyArray, label: Int[AnyArray, " A"], count: int, positive_fraction: float) -> Sample:
-    """Choose up to `count` of the rows of label int [A]: 1 positive, 0 negative, anything else never chosen.
+    """Chooses up to `count` rows of label int [A]: 1 positive, 0 negative, others are never chosen.
 
-    At most int(count * positive_fraction) positives, then negatives for the rest, each uniformly at random without
-    replacement. Where there are too few negatives, fewer than `count` slots are valid. `count` may exceed A.
-    (Fast R-CNN, Girshick 2015, section 2.3; detectron2, subsample_labels.)
+    At most int(count * positive_fraction) positives, then negatives to fill up, each uniformly at random
+    without replacement. If there are too few negatives, fewer than `count` slots are valid. `count` may
+    exceed A. (Fast R-CNN, Girshick 2015, section 2.3; detectron2, subsample_labels.)
     """
     rows = label.shape[0]
     priority = jax.random.uniform(key, (rows,))
@@ -39,6 +39,6 @@ def sample(key: PRNGKeyArray, label: Int[AnyArray, " A"], count: int, positive_f
 def _choose(
     priority: Float32[Array, " A"], eligible: Bool[AnyArray, " A"], count: int
 ) -> tuple[Int32[Array, " count"], Int[Array, ""]]:
-    """Up to `count` eligible rows of highest priority, best first, and how many there are."""
+    """Up to `count` eligible rows of highest priority, best first, and their number."""
     value, index = jax.lax.top_k(jnp.where(eligible, priority, -1.0), count)
     return index, jnp.sum(value >= 0)

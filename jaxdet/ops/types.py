@@ -1,4 +1,4 @@
-"""What the operations take besides JAX arrays."""
+"""Types of arguments that several operations take."""
 
 from collections.abc import Sequence
 

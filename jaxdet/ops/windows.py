@@ -1,4 +1,4 @@
-"""Windows of a pyramid of feature maps around chosen cells, so that a layer can run on those cells alone."""
+"""Windows of feature maps around chosen cells, so that a layer can run on those cells alone."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,11 @@ from jaxdet.ops.types import AnyArray
 def windows(
     levels: Sequence[Float[Array, "_H_l _W_l C"]], cells: Int[AnyArray, " N"], size: int
 ) -> Float[Array, "N size size C"]:
-    """The `size` x `size` neighbours of each chosen cell, zeros outside of its map.
+    """The `size` x `size` neighbours of each chosen cell, zeros outside its map.
 
-    levels: tuple of [H_l, W_l, C]. cells: int [N], counted row by row through all levels, finest first. size: odd.
-    Returns [N, size, size, C]. Differentiable in the levels: the gradient of a cell that is in several windows is the sum.
+    levels: [H_l, W_l, C] each. cells: int [N], counted row by row through all levels, finest first. size:
+    odd. Returns [N, size, size, C]. Differentiable in the levels; a cell in several windows gets the sum of
+    the gradients.
     """
     total, first = jnp.zeros((), levels[0].dtype), 0
     around = jnp.arange(size) - size // 2
@@ -25,7 +26,7 @@ def windows(
         y = (here // width)[:, None, None] + around[:, None]
         x = (here % width)[:, None, None] + around
         inside = inside[:, None, None] & (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        y = jnp.where(inside, y, height)  # beyond the map, where nothing is read
+        y = jnp.where(inside, y, height)  # outside the map, so nothing is read
         total += features.at[y, x].get(mode="fill", fill_value=0)
         first += height * width
     return total
