@@ -1,4 +1,4 @@
-"""The only parameters: five Linen modules. Everything they compute with is in `jaxdet.ops`."""
+"""The only parameters: five Linen modules. The operations they use are in `jaxdet.ops`."""
 
 from jaxdet.models.faster_rcnn import Detections, FasterRCNN, Stages
 

@@ -1,4 +1,4 @@
-"""The second stage (Girshick 2015, arXiv:1504.08083): pooled proposals in, classes and refined boxes out."""
+"""The second stage (Girshick 2015, arXiv:1504.08083): proposals in, classes and refined boxes out."""
 
 from typing import Any
 
@@ -17,16 +17,17 @@ from jaxdet.ops.roi_align import pyramid_roi_align
 from jaxdet.ops.sampling import sample
 from jaxdet.ops.types import AnyArray
 
-STRIDES = (4, 8, 16, 32)  # P2..P5; P6 serves the first stage only
+STRIDES = (4, 8, 16, 32)  # P2..P5; only the first stage uses P6
 
 
 class BoxHead(nn.Module):
-    """The head's parameters and everything the second stage decides. Fields are the keys of `config.model.roi_head`.
+    """The parameters of the head and all decisions of the second stage. Fields: keys of `model.roi_head`.
 
     num_convs, conv_norm: 3x3 layers before the dense ones. num_fcs, hidden: dense layers and their width.
     class_agnostic: one set of deltas for all classes. pool_size, sampling_ratio, aligned, level_epsilon: of
-    RoIAlign. positive_iou: at least; the rest is background. samples_per_image, positive_fraction: of the loss.
-    add_ground_truth: the true boxes join the proposals in training. box_weights, box_beta: of coder and loss.
+    RoIAlign. positive_iou: at least; other proposals are background. samples_per_image, positive_fraction: of
+    the loss. add_ground_truth: ground-truth boxes join the proposals in training. box_weights, box_beta: of
+    the coder and the loss.
     """
 
     num_classes: int
@@ -51,7 +52,10 @@ class BoxHead(nn.Module):
     def __call__(
         self, pyramid: Pyramid, boxes: Float[AnyArray, "B N 4"]
     ) -> tuple[Float32[Array, "B N classes"], Float32[Array, "B N _ 4"]]:
-        """Tuple of P2.. [B, h, w, C], boxes [B, N, 4] -> class logits [B, N, K+1], box deltas [B, N, K or 1, 4]; fp32."""
+        """P2.. [B, h, w, C], boxes [B, N, 4] -> class logits [B, N, K+1], box deltas [B, N, K or 1, 4].
+
+        The results are float32.
+        """
 
         def pool(levels: Any, boxes: Float[AnyArray, "N 4"]) -> Array:
             return pyramid_roi_align(
@@ -98,10 +102,10 @@ class BoxHead(nn.Module):
         batch: Batch,
         keys: Key[Array, " B"],
     ) -> tuple[Float32[Array, "B S 4"], Int32[Array, "B S"], Float32[Array, "B S 4"], Bool[Array, "B S"]]:
-        """Draws the proposals that the loss sees.
+        """Draws the proposals of which the loss is computed.
 
-        boxes [B, P, 4], valid [B, P]; keys [B] random keys. Returns boxes [B, S, 4], labels [B, S] in 0..K with
-        background K, matched ground truth [B, S, 4] and valid [B, S]. No gradient flows through.
+        boxes [B, P, 4], valid [B, P], keys [B]: random keys. Returns boxes [B, S, 4], labels [B, S] in 0..K
+        with background K, matched ground truth [B, S, 4] and valid [B, S]. No gradient flows through.
         """
 
         def one_image(
@@ -114,7 +118,7 @@ class BoxHead(nn.Module):
         ) -> tuple[Array, Array, Array, Array]:
             if self.add_ground_truth:
                 boxes, valid = jnp.concatenate([boxes, gt_boxes]), jnp.concatenate([valid, gt_valid])
-            valid &= box_ops.nonempty(boxes)  # a true box without area is none to learn from
+            valid &= box_ops.nonempty(boxes)  # ground truth without area is not used
             iou = box_ops.iou(gt_boxes, boxes)
             threshold = self.positive_iou
             matches = match(iou, gt_valid, threshold, threshold, allow_low_quality=False)
@@ -123,7 +127,7 @@ class BoxHead(nn.Module):
             gt_index = matches.gt_index[drawn.index]
             positive = label[drawn.index] == 1
             classes = jnp.where(positive, gt_labels[gt_index], self.num_classes)
-            # an empty slot holds whatever row came last: a harmless box in its place
+            # an empty slot holds an arbitrary row: replace it by an empty box
             drawn_boxes = jnp.where(drawn.valid[:, None], boxes[drawn.index], 0.0)
             return drawn_boxes, classes, gt_boxes[gt_index], drawn.valid
 
@@ -159,7 +163,7 @@ class BoxHead(nn.Module):
         box_deltas: Float[AnyArray, "B N _ 4"],
         boxes: Float[AnyArray, "B N 4"],
     ) -> tuple[Float32[Array, "B N K"], Float32[Array, "B N K 4"]]:
-        """Class scores [B, N, K] and boxes [B, N, K, 4] (one set for all classes repeated), not yet clipped."""
+        """Class scores [B, N, K] and boxes [B, N, K, 4] (one set repeated if class-agnostic), not clipped."""
         scores = jax.nn.softmax(class_logits)[..., :-1]
         decoded = box_ops.decode(box_deltas, boxes[:, :, None], self.box_weights)
         return scores, jnp.broadcast_to(decoded, (*scores.shape, 4))

@@ -30,7 +30,10 @@ from jaxdet.ops.types import AnyArray
 
 
 class Detections(NamedTuple):
-    """boxes [B, D, 4] x1 y1 x2 y2 in pixels of the resized image, scores [B, D] best first, labels [B, D], valid [B, D]."""
+    """Boxes of each image, best first.
+
+    x1 y1 x2 y2 in pixels of the resized image. Rows that are not valid are padding.
+    """
 
     boxes: Float32[Array, "B D 4"]
     scores: Float32[Array, "B D"]
@@ -39,7 +42,7 @@ class Detections(NamedTuple):
 
 
 class Stages(NamedTuple):
-    """What each stage says: all proposals; the RPN alone as a detector; the box head (None without one)."""
+    """Output of each stage: all proposals; the RPN alone as a detector; the box head (None without one)."""
 
     proposals: Detections
     rpn: Detections
@@ -47,7 +50,7 @@ class Stages(NamedTuple):
 
     @property
     def final(self) -> Detections:
-        """Detections of the model as a whole."""
+        """Detections of the whole model."""
         return self.rpn if self.roi is None else self.roi
 
 
@@ -56,12 +59,13 @@ FirstStage = tuple[tuple[Float[AnyArray, "B _h _w C"], ...], Logits, Deltas, Anc
 
 
 class FasterRCNN(nn.Module):
-    """`FasterRCNN(**config.model)`; every field is a key of that part of the config.
+    """`FasterRCNN(**config.model)`; each field is a key of that part of the config.
 
-    num_classes: K. dtype: of the arithmetic, "float32" or "bfloat16"; boxes, scores and losses are float32 anyway.
-    pixel_mean, pixel_std: in the order of the channels the network sees, for values 0..255. bgr: it sees them
-    reversed. backbone, fpn, rpn, roi_head: the fields of ResNet, FPN, RPN and BoxHead. loss_weights: of the four
-    losses. test: score_threshold, nms_iou, smallest_side and detections_per_image of the final stage.
+    num_classes: K. dtype: of the arithmetic, "float32" or "bfloat16"; boxes, scores and losses are always
+    float32. pixel_mean, pixel_std: for values 0..255, in the channel order of the network. bgr: the network
+    takes BGR images. backbone, fpn, rpn, roi_head: the fields of ResNet, FPN, RPN and BoxHead. loss_weights:
+    of the four losses. test: score_threshold, nms_iou, smallest_side and detections_per_image of the final
+    stage.
     """
 
     num_classes: int
@@ -85,7 +89,7 @@ class FasterRCNN(nn.Module):
 
     @property
     def two_stage(self) -> bool:
-        """Whether there is a box head; without one the RPN alone is the detector and tells no classes apart."""
+        """Whether there is a box head. Without one, the RPN alone detects and does not tell classes apart."""
         return self.roi_head is not None
 
     def setup(self) -> None:
@@ -110,23 +114,27 @@ class FasterRCNN(nn.Module):
         return self.pyramid(self.resnet(x.astype(self.dtype)))
 
     def losses(self, batch: Batch, key: Key[Array, ""]) -> dict[str, Array]:
-        """The weighted losses of a batch (their sum is what training minimises), as a dict of scalars.
+        """The weighted losses of a batch as a dict of scalars; training minimises their sum.
 
-        batch: see jaxdet.data.pipeline; key: of this step, folded with each image's id. Statistics of BatchNorm
-        are used and updated where `batch_stats` is mutable. Counts are sown into the collection `metrics`.
+        batch: see jaxdet.data.types. key: of this step; it is folded with the id of each image. BatchNorm
+        uses and updates batch statistics if `batch_stats` is mutable. Counts are sown into the collection
+        `metrics`.
         """
         return self._losses(batch, key, self._first_stage(batch["images"], batch["image_sizes"]))
 
     def detect(self, images: Num[AnyArray, "B H W 3"], image_sizes: Int[AnyArray, "B 2"]) -> Detections:
-        """Images [B, H, W, 3] uint8 or float 0..255, image_sizes [B, 2] height, width before padding -> Detections."""
+        """Images [B, H, W, 3] 0..255, uint8 or float -> Detections.
+
+        image_sizes [B, 2]: height, width before padding.
+        """
         return self.detect_stages(images, image_sizes).final
 
     def detect_stages(self, images: Num[AnyArray, "B H W 3"], image_sizes: Int[AnyArray, "B 2"]) -> Stages:
-        """As `detect`, with what the RPN alone would have said, and its proposals -> Stages."""
+        """As `detect`, but returns the output of all Stages."""
         return self._detect_stages(image_sizes, self._first_stage(images, image_sizes))
 
     def evaluate(self, batch: Batch, key: Key[Array, ""]) -> tuple[Stages, dict[str, Array]]:
-        """Stages and losses of one batch, for validation, from one pass through the backbone."""
+        """Stages and losses of one batch for validation, from one pass through the backbone."""
         first = self._first_stage(batch["images"], batch["image_sizes"])
         return self._detect_stages(batch["image_sizes"], first), self._losses(batch, key, first)
 
@@ -138,7 +146,7 @@ class FasterRCNN(nn.Module):
     def _losses(self, batch: Batch, key: Key[Array, ""], first: FirstStage) -> dict[str, Array]:
         pyramid, logits, deltas, anchors = first
         present = batch["image_sizes"][:, 0] > 0
-        batch = batch | {"gt_valid": batch["gt_valid"] & present[:, None]}  # no truth without a picture
+        batch = batch | {"gt_valid": batch["gt_valid"] & present[:, None]}  # empty slots have no ground truth
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["image_ids"])
         keys = jax.vmap(lambda key: jax.random.split(key, 2))(keys)
         images = jnp.sum(present)
@@ -184,11 +192,11 @@ def final_stage(
     smallest_side: float,
     detections_per_image: int,
 ) -> Detections:
-    """Per-class detections of one image: clip, drop empty boxes and low scores, NMS within each class, best ones.
+    """Detections of one image: clip, drop empty boxes and low scores, NMS within each class, top-k.
 
-    boxes [N, K, 4], scores [N, K], valid [N], image_size [2] height, width. smallest_side: in pixels; 0 means any
-    positive side. Boxes that clipping empties are dropped before NMS, so they never take a place among the best
-    (detectron2 drops them last).
+    boxes [N, K, 4], scores [N, K], valid [N], image_size [2]: height, width. smallest_side: in pixels; 0
+    means any positive side. Boxes that clipping empties are dropped before NMS, so they never take a place
+    among the best (detectron2 drops them last).
     """
     count, classes = scores.shape
     boxes = box_ops.clip(boxes, image_size).reshape(-1, 4)
@@ -196,7 +204,7 @@ def final_stage(
     large = box_ops.nonempty(boxes, smallest_side)
     valid = jnp.repeat(valid, classes) & large & (scores.reshape(-1) > score_threshold)
     scores = jnp.where(valid, scores.reshape(-1), -1.0)
-    # With many classes few of the N x K candidates pass the threshold; the NMS matrix is only as large as this
+    # With many classes, few of the N x K candidates pass the threshold; this bounds the NMS matrix
     candidates, index = jax.lax.top_k(scores, min(scores.shape[0], max(count, 4000)))
     boxes, labels, valid = boxes[index], labels[index], valid[index]
     keep, valid = class_nms(boxes, candidates, labels, valid, nms_iou, detections_per_image)
@@ -209,7 +217,7 @@ def final_stage(
 
 
 def frozen_parameters(params: Tree, freeze_at: int) -> Tree:
-    """Tree of bool like `params`: True where `freeze_at` keeps a parameter as it is."""
+    """Tree of bool like `params`: True if `freeze_at` freezes the parameter."""
 
     def frozen(path: Any, _: Any) -> bool:
         names = [entry.key for entry in path]
@@ -221,6 +229,6 @@ def frozen_parameters(params: Tree, freeze_at: int) -> Tree:
 def merge_variables(
     trainable: Tree, frozen: Tree | None, constants: Tree | None, batch_stats: Tree | None
 ) -> dict[str, Tree]:
-    """What `model.apply` takes, from a state's parts; None or {} for those that a model does not have."""
+    """The variables for `model.apply`, from the parts of a state; None or {} for parts the model lacks."""
     params = unflatten_dict(flatten_dict(trainable) | flatten_dict(frozen or {}))
     return {"params": params, "constants": constants or {}, "batch_stats": batch_stats or {}}

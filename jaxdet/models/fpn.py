@@ -15,9 +15,9 @@ xavier_uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")  # C
 
 
 class FPN(nn.Module):
-    """1x1 lateral convolutions, top-down sums, 3x3 output convolutions; P6 is every second cell of P5.
+    """1x1 lateral convolutions, top-down sums, 3x3 output convolutions. P6 is every second cell of P5.
 
-    channels: of every level. norm: "" for none, or one of layers.NORMS after each convolution.
+    channels: of each level. norm: "" for none, or one of layers.NORMS after each convolution.
     """
 
     channels: int
@@ -53,5 +53,5 @@ class FPN(nn.Module):
 
 
 def upsample(x: Float[AnyArray, "B _h _w C"], shape: tuple[int, ...]) -> Float[AnyArray, "B _H _W C"]:
-    """Nearest neighbour to twice the size, cut to `shape` [B, H, W, C] where that is odd."""
+    """Nearest neighbour upsampling by 2, cropped to `shape` [B, H, W, C] if its sides are odd."""
     return x.repeat(2, axis=1).repeat(2, axis=2)[:, : shape[1], : shape[2]]

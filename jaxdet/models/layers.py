@@ -1,7 +1,7 @@
-"""Convolution, dense layer, normalisation and pooling as the four networks use them.
+"""Convolution, normalisation and pooling as the networks use them.
 
-Kernels are [height, width, in, out], pictures [B, H, W, C]. Parameters are float32; `dtype` is what the
-arithmetic runs in.
+Kernels are [height, width, in, out], images [B, H, W, C]. Parameters are float32; the arithmetic runs in
+`dtype`.
 """
 
 import math
@@ -22,9 +22,9 @@ NORMS = ("frozen_batch_norm", "batch_norm", "group_norm")
 
 
 class Conv(nn.Module):
-    """Convolution with a square kernel, padded so that stride 1 keeps the size (as torch's padding = size // 2).
+    """Convolution with a square kernel, padded so that stride 1 keeps the size (torch's padding = size // 2).
 
-    [B, H, W, I] -> [B, ceil(H / stride), ceil(W / stride), features]. With padding=0, the zeros are left out.
+    [B, H, W, I] -> [B, ceil(H / stride), ceil(W / stride), features]. With padding=0, no zeros are added.
     """
 
     features: int
@@ -48,9 +48,9 @@ class Conv(nn.Module):
 
 
 class FrozenBatchNorm(nn.Module):
-    """Batch normalisation with fixed statistics and a fixed scale and bias (detectron2, FrozenBatchNorm2d).
+    """Batch normalisation with fixed statistics, scale and bias (detectron2, FrozenBatchNorm2d).
 
-    All four vectors stand in the collection `constants`, so no gradient and no optimiser ever meets them.
+    All four vectors are in the collection `constants`, so they get no gradient and no optimizer updates them.
     """
 
     epsilon: float
@@ -69,9 +69,9 @@ class FrozenBatchNorm(nn.Module):
 
 
 class Norm(nn.Module):
-    """One of NORMS. BatchNorm uses and updates batch statistics only where the caller made `batch_stats` mutable.
+    """One of NORMS. BatchNorm uses and updates batch statistics only if `batch_stats` is mutable.
 
-    frozen: it lies in a frozen stage, where BatchNorm keeps its running statistics (detectron2, FREEZE_AT).
+    frozen: part of a frozen stage, in which BatchNorm keeps its running statistics (detectron2, FREEZE_AT).
     """
 
     kind: str
@@ -93,7 +93,7 @@ class Norm(nn.Module):
                 name="batch_norm",
             )(x)
         if self.kind == "group_norm":
-            groups = math.gcd(32, x.shape[-1] // 2)  # 32, fewer where the channels are few
+            groups = math.gcd(32, x.shape[-1] // 2)  # 32, fewer if there are few channels
             return nn.GroupNorm(groups, epsilon=self.epsilon, dtype=self.dtype, name="group_norm")(x)
         raise ValueError(f"unknown normalisation {self.kind!r}; one of {', '.join(NORMS)}")
 
@@ -101,8 +101,8 @@ class Norm(nn.Module):
 def max_pool(x: Maps) -> Maps:
     """3x3 maximum at stride 2, padded by 1: [B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), C].
 
-    Written as maxima of strided slices, first rows, then columns: its gradient takes half the time of a window
-    reduction's on a CPU. Equal maxima share the gradient, where torch gives all of it to the first.
+    Computed as maxima of strided slices, first of rows, then of columns. On a CPU its gradient takes half the
+    time of that of a window reduction. Equal maxima share the gradient; torch gives all of it to the first.
     """
     lowest = jnp.finfo(x.dtype).min
     for axis in (1, 2):
@@ -116,10 +116,11 @@ def max_pool(x: Maps) -> Maps:
 
 
 def each_image(function: Callable[..., Any], *batches: Any, whole: tuple[Any, ...] = ()) -> Any:
-    """function(image, .., *whole) of each image of the batches [B, ..], each device at work on its own.
+    """function(image, .., *whole) for each image of the batches [B, ..]; each device computes its own images.
 
-    jax.vmap, but with several devices (jax.set_mesh around the tracing) the compiler is not asked to split what it cannot: it
-    would gather the batch of a top-k, or of a loop whose length depends on the image, on every device first.
+    Like jax.vmap. But with several devices (jax.set_mesh around the tracing), the compiler does not have to
+    split the function. For a top-k, or a loop whose length depends on the image, it would first gather the
+    batch on all devices.
     """
 
     def batched(batches: Any, whole: Any) -> Any:

@@ -1,4 +1,4 @@
-"""ResNet-18/34/50/101 (He et al. 2015, arXiv:1512.03385) as a backbone: pictures in, C2..C5 out."""
+"""ResNet-18/34/50/101 (He et al. 2015, arXiv:1512.03385) as a backbone: images in, C2..C5 out."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -36,7 +36,10 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 with four times the width at the end. `stride_in_1x1` as in the original Caffe weights."""
+    """1x1, 3x3 and 1x1 convolutions, the last four times as wide.
+
+    stride_in_1x1: as in the original Caffe weights.
+    """
 
     features: int
     stride: int
@@ -63,9 +66,9 @@ class ResNet(nn.Module):
     """Features at strides 4, 8, 16 and 32.
 
     depth: 18, 34, 50 or 101. width: channels of the stem (64 in the paper). norm: see layers.NORMS.
-    freeze_at: 0 trains all, 1 freezes the stem, 2 also C2's stage, .. 5 everything (detectron2, FREEZE_AT).
-    No gradient flows below the last frozen stage, so none of its activations is kept.
-    remat: stages (2 to 5) of whose blocks only the inputs are kept for the backward pass, which computes the rest again.
+    freeze_at: 0 trains everything, 1 freezes the stem, 2 also the stage of C2, .. 5 everything (detectron2,
+    FREEZE_AT). No gradient flows below the last frozen stage, so none of its activations is kept. remat:
+    stages (2 to 5) whose blocks keep only their inputs for the backward pass, which computes the rest again.
     """
 
     depth: int
@@ -110,7 +113,7 @@ class ResNet(nn.Module):
 
 
 def is_frozen(path: Sequence[str], freeze_at: int) -> bool:
-    """Whether the parameter at `path` (names inside the ResNet, outermost first) lies at or below `freeze_at`."""
+    """Whether `freeze_at` freezes the parameter at `path` (names inside the ResNet, outermost first)."""
     if path[0].startswith("stem"):
         return freeze_at >= 1
     return freeze_at >= int(path[0].removeprefix("stage").split("_")[0])

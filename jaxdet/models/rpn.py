@@ -1,4 +1,4 @@
-"""Region proposal network (Ren et al. 2015, arXiv:1506.01497): which anchors hold an object, and where exactly."""
+"""Region proposal network (Ren et al. 2015, arXiv:1506.01497): which anchors hold objects, and where."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ ANCHOR_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 
 
 class SampledAnchors(NamedTuple):
-    """The anchors of each image that the loss sees."""
+    """The sampled anchors of each image, of which the loss is computed."""
 
     index: Int32[Array, "B S"]  # type: ignore[assignment]  # into the anchors of all levels
     label: Int32[Array, "B S"]  # 1 positive, 0 negative, -1 an empty slot
@@ -32,14 +32,15 @@ class SampledAnchors(NamedTuple):
 
 
 class RPN(nn.Module):
-    """The head's parameters and everything the first stage decides. Fields are the keys of `config.model.rpn`.
+    """The parameters of the head and all decisions of the first stage. Fields: keys of `config.model.rpn`.
 
-    anchor_sizes: side in pixels, one a level. anchor_ratios: height / width. rounded_anchors, grid_strides: as
-    torchvision makes them (cell anchors rounded; stride = padded size // grid). num_convs: 3x3 layers before the
-    two predictors. positive_iou, negative_iou: at least / below. samples_per_image, positive_fraction: of the
-    loss. box_beta: 0 is L1. normalize_by_sampled: divide by the anchors really sampled (torchvision) instead of
-    samples_per_image x images (detectron2). pre_nms_topk: per level, (training, test). post_nms_topk: per image,
-    likewise. smallest_side: of a proposal in pixels; 0 means any positive side.
+    anchor_sizes: side in pixels, one per level. anchor_ratios: height / width. rounded_anchors, grid_strides:
+    as in torchvision (cell anchors are rounded; stride = padded size // grid). num_convs: 3x3 layers before
+    the two predictors. positive_iou: at least. negative_iou: below. samples_per_image, positive_fraction: of
+    the loss. box_beta: 0 is L1. normalize_by_sampled: divide by the number of sampled anchors (torchvision)
+    instead of samples_per_image x images (detectron2). pre_nms_topk: per level, (training, test).
+    post_nms_topk: per image, (training, test). smallest_side: of a proposal in pixels; 0 means any positive
+    side.
     """
 
     anchor_sizes: tuple[float, ...]
@@ -61,10 +62,11 @@ class RPN(nn.Module):
 
     @nn.compact
     def __call__(self, pyramid: Pyramid, index: Int[AnyArray, "B S"] | None = None) -> tuple[Any, Any]:
-        """Tuple of [B, h, w, C] -> objectness logits, tuple of [B, A_l]; box deltas, tuple of [B, A_l, 4]; float32.
+        """Tuple of [B, h, w, C] -> tuple of logits [B, A_l] and tuple of box deltas [B, A_l, 4], float32.
 
-        With `index` int [B, S], into the anchors of all levels: logits [B, S] and deltas [B, S, 4] of these alone. The last
-        3x3 layer then runs on the windows around them, forward and backward, which is a fraction of the work.
+        With `index` int [B, S] into the anchors of all levels: logits [B, S] and deltas [B, S, 4] of these
+        anchors only. The last 3x3 layer then runs, forward and backward, on the windows around them, a
+        fraction of the work.
         """
         ratios = len(self.anchor_ratios)
         init = nn.initializers.normal(0.01)
@@ -105,7 +107,7 @@ class RPN(nn.Module):
 
     @nn.nowrap
     def anchors(self, padded_size: Sequence[int], pyramid: Sequence[Any]) -> Anchors:
-        """Tuple of [A_l, 4], one a level, for pictures padded to `padded_size` (height, width)."""
+        """Tuple of [A_l, 4], one per level, for images padded to `padded_size` (height, width)."""
         shapes = [x.shape[1:3] for x in pyramid]
         if self.grid_strides:
             strides = [tuple(n // g for n, g in zip(padded_size, shape, strict=True)) for shape in shapes]
@@ -120,10 +122,10 @@ class RPN(nn.Module):
     def propose(
         self, logits: Logits, deltas: Deltas, anchors: Anchors, image_sizes: Int[AnyArray, "B 2"], train: bool
     ) -> tuple[Float32[Array, "B P 4"], Float32[Array, "B P"], Bool[Array, "B P"]]:
-        """Best boxes of each image: per level top-k, decode, clip, drop empty, NMS; then one top-k over the levels.
+        """Best boxes of each image: top-k, decode, clip, drop empty, NMS per level; then top-k over all levels.
 
-        logits, deltas, anchors as above; image_sizes [B, 2] height, width before padding.
-        Returns boxes [B, P, 4], objectness logits [B, P] best first, valid [B, P]. No gradient flows through.
+        logits, deltas, anchors as above. image_sizes [B, 2]: height, width before padding. Returns boxes [B,
+        P, 4], objectness logits [B, P], best first, and valid [B, P]. No gradient flows through.
         """
         before, after = (topk[0 if train else 1] for topk in (self.pre_nms_topk, self.post_nms_topk))
 
@@ -153,9 +155,9 @@ class RPN(nn.Module):
 
     @nn.nowrap
     def sample(self, anchors: Anchors, batch: Batch, keys: Key[Array, " B"]) -> SampledAnchors:
-        """Draws the anchors that the loss sees: anchors as above, keys [B] random keys -> SampledAnchors."""
+        """Draws the anchors of which the loss is computed. anchors as above; keys [B]: random keys."""
         all_anchors = jnp.concatenate(anchors)
-        present = batch["image_sizes"][:, 0] > 0  # an empty slot of the batch has no size and no say
+        present = batch["image_sizes"][:, 0] > 0  # False for an empty slot of the batch
 
         @jax.named_scope("targets")
         def one_image(
@@ -185,10 +187,10 @@ class RPN(nn.Module):
         sampled: SampledAnchors,
         images: ScalarLike,
     ) -> tuple[RPNLosses, dict[str, Array]]:
-        """Objectness and box loss over the sampled anchors of the whole batch, and counts worth a look.
+        """Objectness and box loss over the sampled anchors of the whole batch, and counts for the metrics.
 
-        logits [B, S] and deltas [B, S, 4] of the sampled anchors; anchors as above; images: how many the batch holds.
-        Returns RPNLosses and a dict of scalars.
+        logits [B, S] and deltas [B, S, 4] of the sampled anchors; anchors as above; images: number of images
+        in the batch. Returns RPNLosses and a dict of scalars.
         """
         label = sampled.label
         normalizer = jnp.sum(label >= 0) if self.normalize_by_sampled else self.samples_per_image * images
