@@ -1,4 +1,4 @@
-"""The COCO API's averages (pycocotools, cocoeval.py), on arrays: the same numbers in a fraction of the time."""
+"""The averages of the COCO API (pycocotools, cocoeval.py), on arrays: the same numbers, much faster."""
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -9,15 +9,15 @@ from jaxdet.evaluation.types import Columns
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_THRESHOLDS = np.linspace(0, 1, 101)
 AREAS = ((0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10))  # all, small, medium, large; bounds included
-COUNTS = (1, 10, 100)  # best detections of an image
+COUNTS = (1, 10, 100)  # detections per image, best first
 
 
 def precision_and_recall(
     truth: Columns, found: Columns, categories: int
 ) -> tuple[Float64[np.ndarray, "T K areas R"], Float64[np.ndarray, "T K areas counts"]]:
-    """Precision [T, categories, areas, R] and recall [T, categories, areas, counts]; -1 where there is nothing to find.
+    """Precision [T, K, areas, R] and recall [T, K, areas, counts]; -1 if there are no boxes to find.
 
-    truth, found: dicts of arrays, and categories: how many, as `coco.to_arrays` returns them.
+    truth, found, categories: as returned by `coco.to_arrays`.
     """
     shape = len(IOU_THRESHOLDS), categories, len(AREAS)
     precision = -np.ones((*shape, len(RECALL_THRESHOLDS)))
@@ -48,9 +48,9 @@ def precision_and_recall(
 
 
 def precision_at_recalls(right: Bool[np.ndarray, " N"], positives: int) -> Float64[np.ndarray, " R"]:
-    """Precision [R] at RECALL_THRESHOLDS: the largest at that recall or a higher one, 0 beyond the last.
+    """Precision [R] at RECALL_THRESHOLDS: the largest at that recall or higher, 0 beyond the last.
 
-    right: which detections find a box, best score first, bool [N]; positives: how many boxes there are to find.
+    right: which detections find a box, best score first, bool [N]. positives: number of boxes to find.
     """
     true = np.cumsum(right)
     precision = true / np.arange(1, len(right) + 1)
@@ -61,7 +61,7 @@ def precision_at_recalls(right: Bool[np.ndarray, " N"], positives: int) -> Float
 def twelve_numbers(
     precision: Float64[np.ndarray, "T K areas R"], recall: Float64[np.ndarray, "T K areas counts"]
 ) -> list[float]:
-    """The numbers in the order of coco.METRICS, as a list of floats, of `precision_and_recall`."""
+    """The numbers in the order of coco.METRICS, from the arrays of `precision_and_recall`."""
     every, fifty, seventy_five = slice(None), 0, 5
     chosen = [precision[every, :, 0], precision[fifty, :, 0], precision[seventy_five, :, 0]]
     chosen += [precision[:, :, area] for area in (1, 2, 3)]

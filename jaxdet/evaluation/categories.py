@@ -1,4 +1,4 @@
-"""Categories of what the RPN alone finds: it tells none apart."""
+"""Categories of the RPN's detections: the RPN alone does not tell categories apart."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,12 +11,12 @@ ONE_CATEGORY: Categories = ({"id": 1, "name": "object"},)
 
 
 def rpn_categories(categories: Categories) -> Categories:
-    """Categories of what the RPN alone finds, which tells no two apart."""
+    """Categories of the RPN's detections: the only category of the data set, or a common one."""
     return categories if len(categories) == 1 else ONE_CATEGORY
 
 
 def as_objects(truth: GroundTruth) -> GroundTruth:
-    """COCO JSON with the categories that the RPN alone tells apart."""
+    """COCO JSON with the categories of the RPN's detections."""
     categories = list(rpn_categories(truth["categories"]))
     annotations = [{**item, "category_id": categories[0]["id"]} for item in truth["annotations"]]
     return {**truth, "categories": categories, "annotations": annotations}

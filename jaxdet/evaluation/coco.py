@@ -1,4 +1,4 @@
-"""Average precision and recall as the COCO API defines them (Lin et al. 2014; pycocotools), from and to its JSON."""
+"""Average precision and recall of the COCO API (Lin et al. 2014; pycocotools), from and to its JSON."""
 
 import json
 import math
@@ -23,41 +23,47 @@ _BOX_KEYS = ("image_id", "category_id", "bbox")
 def evaluate(ground_truth: Json, detections: Json, categories: Wanted | None = None) -> dict[str, float]:
     """The twelve COCO numbers of a set of detections, over all images of the ground truth.
 
-    ground_truth  COCO JSON: a dict with images, annotations and categories, or the path of such a file. An annotation
-                  without `area` takes the area of its box, one without `iscrowd` is none. Annotation ids are not used
-                  (the COCO API never matches an annotation whose id is 0, and loses all but one that share an id).
-    detections    COCO results: a list of {"image_id", "category_id", "bbox": x y width height, "score"}, or the path of
-                  such a file; may be empty.
-    categories    names or ids of the categories to evaluate; None: all. Detections of the others are left aside.
+    ground_truth  COCO JSON: a dict with images, annotations and categories, or the path of such a file.
+                  An annotation without `area` has the area of its box; without `iscrowd` it is no crowd.
+                  Annotation ids are not used. (The COCO API never matches an annotation with id 0, and
+                  keeps only one of several annotations with the same id.)
+    detections    COCO results: a list of {"image_id", "category_id", "bbox": x y width height, "score"},
+                  or the path of such a file; may be empty.
+    categories    names or ids of the categories to evaluate, None for all. Detections of others are not used.
 
-    Returns a dict of floats under the names in METRICS: AP over IoU .50:.95, at .50 and .75, and by the size of the
-    annotated area (below 32^2, up to 96^2, above); AR with 1, 10 and 100 detections an image, and by size. A number is
-    -1 where there is no ground truth of that kind. Neither argument is changed.
+    Returns a dict of floats with the keys METRICS: AP over IoU .50:.95, at .50 and at .75, and by annotated
+    area (below 32^2, up to 96^2, above); AR with 1, 10 and 100 detections per image, and by area. A number is
+    -1 if there is no such ground truth. The arguments are not changed.
 
-    Raises ValueError for a file that is not JSON, an unknown category name, and for the first detection of an unknown
-    image or category, with a score that is not a number, or with a box that is not four finite numbers.
+    Raises ValueError for a file that is not JSON, an unknown category name, and the first detection with an
+    unknown image or category, a score that is not a number, or a box that is not four finite numbers.
     """
-    numbers = twelve_numbers(*precision_and_recall(*to_arrays(ground_truth, detections, categories)))
+    truth, found, count = to_arrays(ground_truth, detections, categories)
+    precision, recall = precision_and_recall(truth, found, count)
+    numbers = twelve_numbers(precision, recall)
     return dict(zip(METRICS, numbers, strict=True))
 
 
 def precision_curves(ground_truth: Json, detections: Json) -> Float64[np.ndarray, "T K areas R"]:
-    """Precision float64 [10 IoUs, categories, 4 sizes, 101 recalls], -1 where there is nothing to find.
+    """Precision float64 [10 IoUs, categories, 4 sizes, 101 recalls], -1 if there are no boxes to find.
 
-    The IoUs, sizes and recalls are those of `average_precision`. Arguments and errors as `evaluate`, for all categories.
+    IoUs, sizes and recalls are those of `average_precision`. Arguments and errors as in `evaluate`, for all
+    categories.
     """
-    return precision_and_recall(*to_arrays(ground_truth, detections))[0]
+    truth, found, count = to_arrays(ground_truth, detections)
+    return precision_and_recall(truth, found, count)[0]
 
 
 def to_arrays(
     ground_truth: Json, detections: Json, categories: Wanted | None = None
 ) -> tuple[Columns, Columns, int]:
-    """Annotations and detections as arrays, and how many categories there are. Arguments and errors as `evaluate`.
+    """Annotations and detections as arrays, and the number of categories.
 
-    Returns (truth, found, categories). truth: dict of arrays of the annotations in the order given: image, category (int),
-    row (place in the JSON), box float64 [G, 4] x y width height, area float64, iscrowd bool. found: the same of the
-    detections, best score first: image, category, row, box, score, rank (among those of its image and category). Images
-    and categories are numbered from 0 in the order of their ids. What is of another image or category is left out.
+    Arguments and errors as in `evaluate`. Returns (truth, found, categories). truth: dict of arrays of the
+    annotations in the given order: image, category (int), row (index in the JSON), box float64 [G, 4] x y
+    width height, area float64, iscrowd bool. found: dict of arrays of the detections, best score first:
+    image, category, row, box, score, rank (among those of its image and category). Images and categories are
+    numbered from 0 in the order of their ids. Rows of other images or categories are left out.
     """
     ground_truth = load_ground_truth(ground_truth)
     wanted = _category_ids(ground_truth["categories"], categories)
@@ -85,7 +91,7 @@ def to_arrays(
 
     truth = arrays(ground_truth["annotations"], area=np.float64, iscrowd=bool)
     found = arrays(detections, score=np.float64)
-    # equal scores in the API's order, that of the image ids
+    # equal scores in the order of the image ids, as in the API
     best_first = np.lexsort((found["image"], -found["score"]))
     found = {name: each[best_first] for name, each in found.items()}
     group = found["image"] * len(place) + found["category"]
@@ -101,19 +107,20 @@ def proposal_recall(
     counts: Sequence[int] = (100, 1000),
     areas: tuple[float, float] = (0, math.inf),
 ) -> dict[str, float]:
-    """Average recall of class-agnostic proposals: {"AR@100": ..., "AR@1000": ...}, one entry a count.
+    """Average recall of class-agnostic proposals: {"AR@100": ..., "AR@1000": ...}, one entry per count.
 
-    The COCO API's AR with `useCats = 0` and `maxDets = counts`: the share of the boxes that are not crowds which the
-    best-scored `count` proposals of each image find, averaged over the IoU thresholds .50:.95; -1 without such boxes.
-    A thousand proposals on each of thousands of images take the API minutes and gigabytes, so the matching is done
-    here, with the same result: only rows that reach the lowest threshold with some box can match at all.
+    The COCO API's AR with `useCats = 0` and `maxDets = counts`: the share of boxes, without crowds, that the
+    best `count` proposals of each image find, averaged over the IoU thresholds .50:.95; -1 without such
+    boxes. With a thousand proposals on each of thousands of images, the API takes minutes and gigabytes. The
+    matching here gives the same result, but only examines pairs that reach the lowest threshold.
 
     ground_truth  as in `evaluate`; boxes of all its categories count alike.
-    proposals     COCO results as in `evaluate` (category_id may be absent), or, for many of them, a dict from image id
-                  to (boxes [n, 4] x1 y1 x2 y2 in pixels of the image, scores [n]).
-    areas         smallest and largest annotated area of the boxes to look for, in square pixels.
+    proposals     COCO results as in `evaluate` (category_id may be absent), or, for many of them, a dict from
+                  image id to (boxes [n, 4] x1 y1 x2 y2 in pixels of the image, scores [n]).
+    areas         smallest and largest annotated area of the boxes to find, in square pixels.
 
-    Raises ValueError for an unknown image id, a score that is not a number, or a box that is not four finite numbers.
+    Raises ValueError for an unknown image id, a score that is not a number, or a box that is not four finite
+    numbers.
     """
     ground_truth = load_ground_truth(ground_truth)
     categories = _category_ids(ground_truth["categories"], None)
@@ -167,9 +174,10 @@ def to_results(
 
 
 def table(results: Mapping[str, Mapping[str, float]]) -> str:
-    """The twelve rows in the COCO API's wording, with one column a detector.
+    """The twelve rows in the wording of the COCO API, with one column per detector.
 
-    results  dict from the column's name to what `evaluate` returned, e.g. {"RPN alone": ..., "with RoI head": ...}
+    results: dict from the title of the column to a result of `evaluate`, e.g. {"RPN alone": ..., "with RoI
+    head": ...}
     """
     rows = [("AP", "0.50:0.95", "all", 100), ("AP", "0.50", "all", 100), ("AP", "0.75", "all", 100)]
     rows += [("AP", "0.50:0.95", size, 100) for size in ("small", "medium", "large")]
@@ -189,7 +197,7 @@ def table(results: Mapping[str, Mapping[str, float]]) -> str:
     return "\n".join(lines)
 
 
-# ---- reading and checking -------------------------------------------------------------------------------------------
+# --- Reading and checking ---
 
 
 def _read_json(source: Any) -> Any:
@@ -279,7 +287,7 @@ def _check_box(row: dict[str, Any]) -> None:
         raise ValueError(f"a box of image {row['image_id']!r} is not four finite numbers: {box}")
 
 
-# ---- matching of proposals ------------------------------------------------------------------------------------------
+# --- Proposals ---
 
 
 def _proposals_by_image(

@@ -1,4 +1,4 @@
-"""Curves and tables behind the numbers: precision over recall, recall of proposals by size, calibration of scores."""
+"""Curves and tables behind the numbers: precision over recall, recall by size, calibration of scores."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,10 +14,11 @@ SIZES = dict(zip(("all", "small", "medium", "large"), AREAS, strict=True))
 
 
 def precision_recall(ground_truth: Json, detections: Json) -> dict[str, Any]:
-    """Precision at 101 recalls, by IoU and by size, as the COCO API interpolates it.
+    """Precision at 101 recalls, by IoU and by size, interpolated as in the COCO API.
 
-    Returns {"recall": [101], "by_iou": {.5: [101], .., .95: [101]}, "by_size": {"all": [101], "small": ..}, at IoU .5};
-    means over the categories, None where there are no boxes of a size. Arguments and errors as `coco.evaluate`.
+    Returns {"recall": [101], "by_iou": {.5: [101], .., .95: [101]}, "by_size": {"all": [101], "small": ..,
+    ..}}. "by_size" is at IoU .5. Values are means over the categories; None if there are no boxes of a size.
+    Arguments and errors as in `coco.evaluate`.
     """
     precision = precision_curves(ground_truth, detections)
     return {
@@ -28,7 +29,7 @@ def precision_recall(ground_truth: Json, detections: Json) -> dict[str, Any]:
 
 
 def _mean(precision: Float64[np.ndarray, "K R"]) -> Float64[np.ndarray, " R"] | None:
-    """Mean over the categories [categories, recalls] that have boxes; None where none has."""
+    """Mean of [categories, recalls] over the categories that have boxes; None if none has any."""
     present = precision[(precision > -1).all(1)]
     return present.mean(0) if len(present) else None
 
@@ -36,7 +37,7 @@ def _mean(precision: Float64[np.ndarray, "K R"]) -> Float64[np.ndarray, " R"] | 
 def recall_by_size(
     ground_truth: Json, proposals: Json, counts: Sequence[int] = (10, 100, 1000)
 ) -> dict[str, dict[str, float]]:
-    """{size: {"AR@10": .., ..}} of proposals, for the sizes of SIZES; see `coco.proposal_recall`."""
+    """{size: {"AR@10": .., ..}} of proposals for each of SIZES; see `coco.proposal_recall`."""
     return {size: proposal_recall(ground_truth, proposals, counts, areas) for size, areas in SIZES.items()}
 
 
@@ -45,11 +46,16 @@ def calibration(
     correct: Sequence[bool] | Bool[np.ndarray, " n"],
     bins: int = 10,
 ) -> dict[str, Any]:
-    """How often a detection of a score is right (Guo et al. 2017, arXiv:1706.04599; for boxes Küppers et al. 2020).
+    """How often detections of a score are correct.
 
-    scores [n] 0..1; correct bool [n]. Returns {"edges": [bins + 1], "count": [bins], "score": mean of the bin's scores,
-    "precision": share of it that is right (NaN in empty bins), "error": the mean distance of the two, weighted by count (the
-    expected calibration error); 0 without detections}.
+    scores [n] 0..1; correct bool [n]. (Guo et al. 2017, arXiv:1706.04599; for boxes Küppers et al. 2020.)
+    Returns a dict:
+
+        edges      [bins + 1]
+        count      [bins] detections
+        score      [bins] mean score
+        precision  [bins] share of correct detections; NaN in empty bins
+        error      expected calibration error: mean |score - precision|, weighted by count; 0 if empty
     """
     scores, correct = np.asarray(scores, float), np.asarray(correct, float)
     edges = np.linspace(0, 1, bins + 1)

@@ -1,17 +1,20 @@
-"""What kind of error each detection is, and how much AP each kind costs (TIDE, Bolya et al. 2020, arXiv:2008.08115).
+"""The kind of error of each detection, and the AP that each kind costs (TIDE, Bolya et al. 2020,
+arXiv:2008.08115).
 
-Every false positive is of one kind, by its overlap with the boxes of its picture:
+A false positive is of one kind, by its IoU with the boxes of its image:
 
     classification  at least `foreground` with a box of another category
     localisation    between `background` and `foreground` with a box of its own category
     both            between the two with a box of another category
-    duplicate       at least `foreground` with a box that a better-scored detection has found
+    duplicate       at least `foreground` with a box that a detection with a better score has found
     background      at most `background` with every box
 
-and a box that no detection found is missed, unless a classification or localisation error has it as its target. A kind
-costs the AP that is gained where it alone is repaired: errors of class or place are put right (the best-scored one of a
-box; the others go), the other false positives go, missed boxes are no longer counted. What the kinds cost does not
-add up to what AP lacks: repaired together they give AP 1, alone often less, for one error may hide another.
+A box that no detection found is missed, unless it is the target of a classification or localisation error.
+The cost of a kind is the AP gained by repairing that kind alone. Repairing corrects classification and
+localisation errors (the one with the best score for each box; the others are removed), removes other false
+positives, and stops counting missed boxes. The costs do not add up to the missing AP: repairing all kinds
+together gives AP 1, but repairing them one by one often gains less in total, because one error may hide
+another.
 """
 
 from collections.abc import Collection, Sequence
@@ -30,13 +33,14 @@ KINDS = (*FALSE_POSITIVES, "missed")
 
 
 class Errors(NamedTuple):
-    """What `analyse` found; n detections and m annotations, in the order they were given.
+    """Result of `analyse` for n detections and m annotations, in the order they were given.
 
-    ap: mean AP at IoU `foreground`, the COCO API's own. kinds: str [n], one of FALSE_POSITIVES, or "correct", or
-    "ignored" (in a crowd, of a category without boxes, or beyond the best `detections_per_image`). target: int [n], the
-    annotation that a detection found or that the error is about, -1 where there is none. found_by: int [m], the detection
-    that found a box, or -1. missed: bool [m]. crowd: bool [m]. cost: {kind: AP gained by repairing it alone}, and
-    "false positives" and "false negatives", for all of them. count: {kind: how many}. ap_repaired: with all kinds repaired.
+    ap: mean AP at IoU `foreground`, as in the COCO API. kinds: str [n], one of FALSE_POSITIVES, "correct" or
+    "ignored" (in a crowd, of a category without boxes, or beyond the best `detections_per_image`). target:
+    int [n], the annotation that the detection found or that the error concerns, -1 for none. found_by: int
+    [m], the detection that found the box, or -1. missed, crowd: bool [m]. cost: {kind: AP gained by repairing
+    that kind alone}, also for all "false positives" and all "false negatives". count: {kind: number}.
+    ap_repaired: AP with all kinds repaired.
     """
 
     ap: float
@@ -57,14 +61,15 @@ def analyse(
     background: float = 0.1,
     detections_per_image: int = 100,
 ) -> Errors:
-    """Sorts detections by their kind of error -> Errors.
+    """Sorts detections by their kind of error.
 
-    ground_truth and detections as in `coco.evaluate`, loaded. foreground, background: IoUs from which on a detection finds a
-    box, and up to which it has nothing to do with it. detections_per_image: of each category.
+    ground_truth and detections as in `coco.evaluate`, loaded. foreground: smallest IoU at which a detection
+    finds a box. background: largest IoU at which a detection has nothing to do with a box.
+    detections_per_image: per category.
 
-    Where kinds overlap, the order is that of the authors' own toolbox: localisation, classification, duplicate,
-    background, both. Unlike it, detections in a crowd are no errors, and categories without boxes do not
-    count, as in the COCO API. Raises ValueError as `coco.evaluate`.
+    If kinds overlap, the order is that of the authors' toolbox: localisation, classification, duplicate,
+    background, both. Unlike in the toolbox, detections in a crowd are not errors and categories without boxes
+    do not count, as in the COCO API. Raises ValueError as `coco.evaluate`.
     """
     truth, found, _ = to_arrays(ground_truth, detections)
     to_find = ~truth["iscrowd"]
@@ -78,12 +83,16 @@ def analyse(
     def average_precision(
         repaired: Collection[str] = (), positives_only: bool = False, found_only: bool = False
     ) -> float:
-        """With some kinds repaired, without false positives, or with only those boxes counted that were found."""
+        """With some kinds repaired, without false positives, or counting only the boxes that were found."""
         right, labels = kinds == "correct", found["category"].copy()
         for row in _best_of_each_box(kinds, target, found_by, repaired):
             right[row], labels[row] = True, truth["category"][target[row]]
         left = right | ~np.isin(kinds, ["ignored", *(FALSE_POSITIVES if positives_only else repaired)])
-        counted = to_find & (found_by >= 0 if found_only else ~missed if "missed" in repaired else True)
+        counted = to_find
+        if found_only:
+            counted = to_find & (found_by >= 0)
+        elif "missed" in repaired:
+            counted = to_find & ~missed
         return _mean_ap(evaluated, right[left], labels[left], truth["category"][counted])
 
     ap = average_precision()
@@ -110,7 +119,7 @@ def analyse(
 def _as_given(
     values: Shaped[np.ndarray, " N"], part: Columns, given: Sequence[Any], absent: Any
 ) -> Shaped[np.ndarray, " n"]:
-    """Values of the rows of `truth` or `found` in the order of the JSON they are from."""
+    """Values of the rows of `truth` or `found`, in the order of the JSON that they come from."""
     full = np.full(len(given), absent, values.dtype)
     full[part["row"]] = values
     return full
@@ -119,7 +128,10 @@ def _as_given(
 def _assign_kinds(
     truth: Columns, found: Columns, foreground: float, background: float
 ) -> tuple[Shaped[np.ndarray, " N"], Int[np.ndarray, " N"], Int[np.ndarray, " G"]]:
-    """Kind [N] and target [N] of each detection and the detection [G] that finds each box, as rows of `truth` and `found`."""
+    """Kind [N] and target [N] of each detection, and the detection [G] that finds each box.
+
+    Targets and detections are rows of `truth` and `found`.
+    """
     kinds = np.full(len(found["row"]), "background", dtype="<U14")
     target, found_by = np.full(len(kinds), -1), np.full(len(truth["row"]), -1)
     for rows, boxes, iou, same in overlaps(truth, found):
@@ -137,14 +149,15 @@ def _one_image(
     foreground: float,
     background: float,
 ) -> tuple[Shaped[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-    """Kind and target (-1 for none) of each detection of one picture, best score first.
+    """Kind and target (-1 for none) of each detection of one image, best score first.
 
-    iou [n, m], of a crowd over the detection's area alone; same [n, m]: of one category; crowd [m].
+    iou [n, m]: for a crowd, over the area of the detection alone. same [n, m]: whether categories are equal.
+    crowd [m].
     """
     match = match_detections(np.where(same, iou, 0), crowd, crowd, [foreground])[0]
     own, other = np.where(same & ~crowd, iou, 0), np.where(~same & ~crowd, iou, 0)
     nearest, nearest_other, own, other = own.argmax(1), other.argmax(1), own.max(1), other.max(1)
-    rules = (  # the first that holds
+    rules = (  # the first that applies
         ((match >= 0) & crowd[match], "ignored", -1),
         (match >= 0, "correct", match),
         ((own >= background) & (own < foreground), "localisation", nearest),
@@ -162,7 +175,7 @@ def _best_of_each_box(
     found_by: Int[np.ndarray, " G"],
     repaired: Collection[str],
 ) -> Int[np.ndarray, " n"]:
-    """The classification and localisation errors that become correct: the best-scored of each box not found yet."""
+    """Errors of the `repaired` kinds that become correct: the best score for each box not found yet."""
     wanted = [kind for kind in ("classification", "localisation") if kind in repaired]
     rows = np.flatnonzero(np.isin(kinds, wanted))
     rows = rows[found_by[target[rows]] < 0]
@@ -179,6 +192,6 @@ def _mean_ap(
     values = []
     for category in categories:
         hits, total = right[labels == category], int(np.sum(truth_labels == category))
-        # no box is left where all of them were repaired away
+        # no boxes remain if all of them were repaired away
         values.append(precision_at_recalls(hits, total).mean() if total else float(len(hits) == 0))
     return float(np.mean(values)) if values else -1.0

@@ -1,4 +1,4 @@
-"""Which detection finds which box, as the COCO API decides it (pycocotools, cocoeval.py). Boxes are x y width height."""
+"""Which detection finds which box, as in the COCO API (pycocotools, cocoeval.py). Boxes: x y width height."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,7 +11,10 @@ from jaxdet.evaluation.types import Columns
 def box_iou(
     found: Num[np.ndarray, "D 4"], truth: Num[np.ndarray, "G 4"], crowd: Bool[np.ndarray, " G"]
 ) -> Float64[np.ndarray, "D G"]:
-    """IoU float64 [D, G] of detections [D, 4] with boxes [G, 4]; with a crowd (bool [G]), the share of the detection inside it."""
+    """IoU float64 [D, G] of detections [D, 4] with boxes [G, 4].
+
+    For a crowd (bool [G]), the share of the detection that lies inside it.
+    """
     (x1, y1, width, height), (gt_x1, gt_y1, gt_width, gt_height) = found.T[:, :, None], truth.T
     wide = np.minimum(x1 + width, gt_x1 + gt_width) - np.maximum(x1, gt_x1)
     high = np.minimum(y1 + height, gt_y1 + gt_height) - np.maximum(y1, gt_y1)
@@ -26,9 +29,9 @@ def overlaps(
 ) -> Iterator[
     tuple[Int[np.ndarray, " D"], Int[np.ndarray, " G"], Float64[np.ndarray, "D G"], Bool[np.ndarray, "D G"]]
 ]:
-    """For each image with both: rows [D] of its detections, rows [G] of its boxes, IoU [D, G], of one category bool [D, G].
+    """Yields, for each image with both, its rows [D], [G], IoU [D, G] and whether categories agree [D, G].
 
-    truth, found: dicts of arrays, as `coco.to_arrays` returns them.
+    truth, found: as returned by `coco.to_arrays`.
     """
     boxes_of = _rows_by_image(truth["image"])
     for image, rows in _rows_by_image(found["image"]).items():
@@ -39,7 +42,7 @@ def overlaps(
 
 
 def _rows_by_image(images: Int[np.ndarray, " N"]) -> dict[int, Int[np.ndarray, " n"]]:
-    """{image: its rows, in rising order}."""
+    """{image: its rows in ascending order}."""
     order = np.argsort(images, kind="stable")
     numbers, starts = np.unique(images[order], return_index=True)
     return dict(zip(numbers.tolist(), np.split(order, starts[1:]), strict=True)) if len(order) else {}
@@ -51,11 +54,12 @@ def match_detections(
     crowd: Bool[np.ndarray, " G"],
     thresholds: Sequence[float] | Float[np.ndarray, " T"],
 ) -> Int[np.ndarray, "T D"]:
-    """Which box each detection takes: int [thresholds, D], -1 for none.
+    """The box that each detection takes: int [thresholds, D], -1 for none.
 
-    iou [D, G] of detections, best score first, and boxes; ignored, crowd bool [G]; thresholds rising, above 0. At each
-    threshold for itself, a detection takes the free box that it overlaps most, the last one of equals, and an ignored one
-    only where no other is free. Crowds are always free. Only pairs that reach the lowest threshold are looked at, which are few.
+    iou [D, G] of detections, best score first, and boxes. ignored, crowd: bool [G]. thresholds: ascending,
+    above 0. At each threshold, a detection takes the free box with the largest IoU, the last one if several
+    are equal. It takes an ignored box only if no other is free. Crowds are always free. Only the few pairs
+    that reach the lowest threshold are examined.
     """
     order = np.argsort(ignored, kind="stable")
     rows, places = np.nonzero(iou[:, order] >= thresholds[0])

@@ -1,4 +1,4 @@
-"""A model over a whole split: detections in the data set's own pixels and ids, then the COCO numbers of each stage."""
+"""Evaluates a model on a split: detections in the data set's pixels and ids, COCO numbers of each stage."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,14 +14,16 @@ from jaxdet.evaluation.coco import evaluate, proposal_recall, table, to_results
 def collect(
     batches: Iterable[tuple[Mapping[str, np.ndarray], Any]], source: Source
 ) -> tuple[dict[str, Any], list[int], list[int]]:
-    """Gathers what each stage found.
+    """Collects the detections of each stage.
 
-    batches: iterator of pairs, a dict with "image_ids", "image_sizes" and "scales" of a batch (see data.pipeline), and
-    the models.Stages of that batch.
-    Returns {"roi" (where there is a box head), "rpn", "proposals"}: the first in COCO's result format with the data
-    set's ids, the proposals as {image id: (boxes, scores)}. The RPN tells no categories apart: with several, all it finds
-    is of one category "object". Also the list of image ids seen and of those that did not decode. Boxes are scaled back
-    to the original picture and clipped.
+    batches: pairs of a batch (of which "image_ids", "image_sizes" and "scales" are used, see data.types) and
+    its models.Stages.
+
+    Returns a dict with "roi" (if there is a box head), "rpn" and "proposals", the ids of the images seen, and
+    the ids of those that did not decode. "roi" and "rpn" are in COCO's result format with the ids of the data
+    set; proposals are {image id: (boxes, scores)}. The RPN does not tell categories apart: if there are
+    several, its detections are of one category "object". Boxes are in pixels of the original image, clipped
+    to it.
     """
     sizes = dict(zip(source.image_ids.tolist(), source.sizes, strict=True))
     found: dict[str, Any] = {"roi": [], "rpn": [], "proposals": {}}
@@ -29,7 +31,7 @@ def collect(
     seen, unreadable = [], []
     for batch, stages in batches:
         stages = {name: value for name, value in stages._asdict().items() if value is not None}
-        stages = {name: type(value)(*map(np.asarray, value)) for name, value in stages.items()}
+        stages = {name: value._make(map(np.asarray, value)) for name, value in stages.items()}
         for row, image_id in enumerate(batch["image_ids"].tolist()):
             if image_id < 0:
                 continue
@@ -49,18 +51,18 @@ def collect(
 
 
 def final(by_stage: Mapping[str, Any]) -> Any:
-    """What a model is judged by, of a dict {"roi", "rpn", ..}: its RoI head's, or the RPN's where there is no head."""
+    """The result of the whole model, from {"roi", "rpn", ..}: the RoI head's, or the RPN's without one."""
     return by_stage.get("roi", by_stage["rpn"])
 
 
 def summarize(source: Source, found: Mapping[str, Any], seen: list[int]) -> dict[str, Any]:
-    """The numbers of eval.json: {"roi": twelve, "rpn": twelve, "proposals": recalls, "images": n}.
+    """The numbers for eval.json: {"roi": twelve, "rpn": twelve, "proposals": recalls, "images": n}.
 
-    Raises RuntimeError unless every image of the source was seen exactly once.
+    Raises RuntimeError unless each image of the source was seen exactly once.
     """
     if sorted(seen) != sorted(source.image_ids.tolist()):
         raise RuntimeError(
-            f"evaluation saw {len(seen)} images where the split has {len(source)}: a bug in jaxdet"
+            f"evaluation saw {len(seen)} images, but the split has {len(source)}: a bug in jaxdet"
         )
     truth = {"roi": source.ground_truth()}
     truth["rpn"] = as_objects(truth["roi"])
@@ -70,12 +72,12 @@ def summarize(source: Source, found: Mapping[str, Any], seen: list[int]) -> dict
 
 
 def columns(results: Mapping[str, Any]) -> dict[str, Any]:
-    """The twelve numbers of each stage under its title, from the numbers of eval.json; `final` ones last."""
+    """The twelve numbers of each stage under its title, from those of eval.json; `final` comes last."""
     titles = {"rpn": "RPN alone", "roi": "with RoI head"}
     return {title: results[name] for name, title in titles.items() if name in results}
 
 
 def results_table(results: Mapping[str, Any]) -> str:
-    """The twelve rows with a column for each stage, and the proposals' recall."""
+    """The twelve rows with one column per stage, and the recall of the proposals."""
     recall = ", ".join(f"{name} {value:.3f}" for name, value in results["proposals"].items())
     return f"{table(columns(results))}\nproposals: {recall}; {results['images']} images"

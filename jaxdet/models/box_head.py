@@ -102,7 +102,7 @@ class BoxHead(nn.Module):
         batch: Batch,
         keys: Key[Array, " B"],
     ) -> tuple[Float32[Array, "B S 4"], Int32[Array, "B S"], Float32[Array, "B S 4"], Bool[Array, "B S"]]:
-        """Draws the proposals of which the loss is computed.
+        """Draws the proposals from which the loss is computed.
 
         boxes [B, P, 4], valid [B, P], keys [B]: random keys. Returns boxes [B, S, 4], labels [B, S] in 0..K
         with background K, matched ground truth [B, S, 4] and valid [B, S]. No gradient flows through.

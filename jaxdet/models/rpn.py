@@ -23,7 +23,7 @@ ANCHOR_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 
 
 class SampledAnchors(NamedTuple):
-    """The sampled anchors of each image, of which the loss is computed."""
+    """The sampled anchors of each image, from which the loss is computed."""
 
     index: Int32[Array, "B S"]  # type: ignore[assignment]  # into the anchors of all levels
     label: Int32[Array, "B S"]  # 1 positive, 0 negative, -1 an empty slot
@@ -122,10 +122,10 @@ class RPN(nn.Module):
     def propose(
         self, logits: Logits, deltas: Deltas, anchors: Anchors, image_sizes: Int[AnyArray, "B 2"], train: bool
     ) -> tuple[Float32[Array, "B P 4"], Float32[Array, "B P"], Bool[Array, "B P"]]:
-        """Best boxes of each image: top-k, decode, clip, drop empty, NMS per level; then top-k over all levels.
+        """Best boxes of each image: per level top-k, decode, clip, drop empty, NMS; then top-k of all levels.
 
-        logits, deltas, anchors as above. image_sizes [B, 2]: height, width before padding. Returns boxes [B,
-        P, 4], objectness logits [B, P], best first, and valid [B, P]. No gradient flows through.
+        logits, deltas, anchors as above. image_sizes [B, 2]: height, width before padding. Returns boxes
+        [B, P, 4], objectness logits [B, P], best first, and valid [B, P]. No gradient flows through.
         """
         before, after = (topk[0 if train else 1] for topk in (self.pre_nms_topk, self.post_nms_topk))
 
@@ -155,7 +155,7 @@ class RPN(nn.Module):
 
     @nn.nowrap
     def sample(self, anchors: Anchors, batch: Batch, keys: Key[Array, " B"]) -> SampledAnchors:
-        """Draws the anchors of which the loss is computed. anchors as above; keys [B]: random keys."""
+        """Draws the anchors from which the loss is computed. anchors as above; keys [B]: random keys."""
         all_anchors = jnp.concatenate(anchors)
         present = batch["image_sizes"][:, 0] > 0  # False for an empty slot of the batch
 
