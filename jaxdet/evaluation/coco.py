@@ -44,38 +44,32 @@ def evaluate(ground_truth: Json, detections: Json, categories: Wanted | None = N
 def precision_curves(ground_truth: Json, detections: Json) -> Float64[np.ndarray, "T K areas R"]:
     """Precision float64 [10 IoUs, categories, 4 sizes, 101 recalls], -1 where there is nothing to find.
 
-    The IoUs, sizes and recalls are those of `average_precision`. Arguments and errors as `evaluate`, for all categories.
+    The IoUs, sizes and recalls are those of `average_precision`. Arguments and errors as `evaluate`, for all
+    categories.
     """
     return precision_and_recall(*to_arrays(ground_truth, detections))[0]
 
 
-def to_arrays(
-    ground_truth: Json, detections: Json, categories: Wanted | None = None
-) -> tuple[Columns, Columns, int]:
+def to_arrays(ground_truth: Json, detections: Json, categories: Wanted | None = None) -> tuple[Columns, Columns, int]:
     """Annotations and detections as arrays, and how many categories there are. Arguments and errors as `evaluate`.
 
-    Returns (truth, found, categories). truth: dict of arrays of the annotations in the order given: image, category (int),
-    row (place in the JSON), box float64 [G, 4] x y width height, area float64, iscrowd bool. found: the same of the
-    detections, best score first: image, category, row, box, score, rank (among those of its image and category). Images
-    and categories are numbered from 0 in the order of their ids. What is of another image or category is left out.
+    Returns (truth, found, categories). truth: dict of arrays of the annotations in the order given: image, category
+    (int), row (place in the JSON), box float64 [G, 4] x y width height, area float64, iscrowd bool. found: the same of
+    the detections, best score first: image, category, row, box, score, rank (among those of its image and category).
+    Images and categories are numbered from 0 in the order of their ids. What is of another image or category is left
+    out.
     """
     ground_truth = load_ground_truth(ground_truth)
     wanted = _category_ids(ground_truth["categories"], categories)
     detections = _read_json(detections)
     check_results(detections, ground_truth)
-    number = {
-        image_id: i for i, image_id in enumerate(sorted({image["id"] for image in ground_truth["images"]}))
-    }
+    number = {image_id: i for i, image_id in enumerate(sorted({image["id"] for image in ground_truth["images"]}))}
     place = {category: k for k, category in enumerate(sorted(wanted))}
 
     def arrays(items: Results, **more: type) -> Columns:
-        rows = [
-            i for i, item in enumerate(items) if item["image_id"] in number and item["category_id"] in place
-        ]
+        rows = [i for i, item in enumerate(items) if item["image_id"] in number and item["category_id"] in place]
         kept = [items[i] for i in rows]
-        columns: Columns = {
-            name: np.array([item[name] for item in kept], kind) for name, kind in more.items()
-        }
+        columns: Columns = {name: np.array([item[name] for item in kept], kind) for name, kind in more.items()}
         return columns | {
             "row": np.array(rows, int),
             "image": np.array([number[item["image_id"]] for item in kept], int),
@@ -211,9 +205,7 @@ def load_ground_truth(source: Json) -> GroundTruth:
     return {
         "images": [{"id": image["id"]} for image in ground_truth["images"]],
         "annotations": [_annotation(row) for row in ground_truth["annotations"]],
-        "categories": [
-            {"id": category["id"], "name": category.get("name")} for category in ground_truth["categories"]
-        ],
+        "categories": [{"id": category["id"], "name": category.get("name")} for category in ground_truth["categories"]],
     }
 
 
@@ -247,9 +239,7 @@ def _category_ids(categories: Iterable[dict[str, Any]], wanted: Wanted | None) -
     return ids
 
 
-def check_results(
-    results: Json, ground_truth: GroundTruth, keys: Sequence[str] = (*_BOX_KEYS, "score")
-) -> None:
+def check_results(results: Json, ground_truth: GroundTruth, keys: Sequence[str] = (*_BOX_KEYS, "score")) -> None:
     if not isinstance(results, list | tuple):
         raise ValueError(f"detections must be a list in COCO's result format, not {type(results).__name__}")
     images = {image["id"] for image in ground_truth["images"]}
@@ -260,9 +250,7 @@ def check_results(
             missing = next(key for key in keys if key not in row)
             raise ValueError(f"detection {index} has no {missing}: {row}")
         if row["image_id"] not in images:
-            raise ValueError(
-                f"detection {index} is of image {row['image_id']!r}, which is not in the ground truth"
-            )
+            raise ValueError(f"detection {index} is of image {row['image_id']!r}, which is not in the ground truth")
         if "category_id" in keys and row["category_id"] not in categories:
             raise ValueError(
                 f"detection {index}, of image {row['image_id']!r}, has category {row['category_id']!r}, "

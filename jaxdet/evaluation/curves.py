@@ -48,8 +48,8 @@ def calibration(
     """How often a detection of a score is right (Guo et al. 2017, arXiv:1706.04599; for boxes Küppers et al. 2020).
 
     scores [n] 0..1; correct bool [n]. Returns {"edges": [bins + 1], "count": [bins], "score": mean of the bin's scores,
-    "precision": share of it that is right (NaN in empty bins), "error": the mean distance of the two, weighted by count (the
-    expected calibration error); 0 without detections}.
+    "precision": share of it that is right (NaN in empty bins), "error": the mean distance of the two, weighted by count
+    (the expected calibration error); 0 without detections}.
     """
     scores, correct = np.asarray(scores, float), np.asarray(correct, float)
     edges = np.linspace(0, 1, bins + 1)

@@ -34,9 +34,10 @@ class Errors(NamedTuple):
 
     ap: mean AP at IoU `foreground`, the COCO API's own. kinds: str [n], one of FALSE_POSITIVES, or "correct", or
     "ignored" (in a crowd, of a category without boxes, or beyond the best `detections_per_image`). target: int [n], the
-    annotation that a detection found or that the error is about, -1 where there is none. found_by: int [m], the detection
-    that found a box, or -1. missed: bool [m]. crowd: bool [m]. cost: {kind: AP gained by repairing it alone}, and
-    "false positives" and "false negatives", for all of them. count: {kind: how many}. ap_repaired: with all kinds repaired.
+    annotation that a detection found or that the error is about, -1 where there is none. found_by: int [m], the
+    detection that found a box, or -1. missed: bool [m]. crowd: bool [m]. cost: {kind: AP gained by repairing it alone},
+    and "false positives" and "false negatives", for all of them. count: {kind: how many}. ap_repaired: with all kinds
+    repaired.
     """
 
     ap: float
@@ -59,8 +60,8 @@ def analyse(
 ) -> Errors:
     """Sorts detections by their kind of error -> Errors.
 
-    ground_truth and detections as in `coco.evaluate`, loaded. foreground, background: IoUs from which on a detection finds a
-    box, and up to which it has nothing to do with it. detections_per_image: of each category.
+    ground_truth and detections as in `coco.evaluate`, loaded. foreground, background: IoUs from which on a detection
+    finds a box, and up to which it has nothing to do with it. detections_per_image: of each category.
 
     Where kinds overlap, the order is that of the authors' own toolbox: localisation, classification, duplicate,
     background, both. Unlike it, detections in a crowd are no errors, and categories without boxes do not
@@ -119,7 +120,9 @@ def _as_given(
 def _assign_kinds(
     truth: Columns, found: Columns, foreground: float, background: float
 ) -> tuple[Shaped[np.ndarray, " N"], Int[np.ndarray, " N"], Int[np.ndarray, " G"]]:
-    """Kind [N] and target [N] of each detection and the detection [G] that finds each box, as rows of `truth` and `found`."""
+    """Kind [N] and target [N] of each detection and the detection [G] that finds each box, as rows of `truth` and
+    `found`.
+    """
     kinds = np.full(len(found["row"]), "background", dtype="<U14")
     target, found_by = np.full(len(kinds), -1), np.full(len(truth["row"]), -1)
     for rows, boxes, iou, same in overlaps(truth, found):

@@ -1,4 +1,4 @@
-"""Which detection finds which box, as the COCO API decides it (pycocotools, cocoeval.py). Boxes are x y width height."""
+"""Which detection finds which box, as in the COCO API (pycocotools, cocoeval.py). Boxes are x y width height."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,7 +11,9 @@ from jaxdet.evaluation.types import Columns
 def box_iou(
     found: Num[np.ndarray, "D 4"], truth: Num[np.ndarray, "G 4"], crowd: Bool[np.ndarray, " G"]
 ) -> Float64[np.ndarray, "D G"]:
-    """IoU float64 [D, G] of detections [D, 4] with boxes [G, 4]; with a crowd (bool [G]), the share of the detection inside it."""
+    """IoU float64 [D, G] of detections [D, 4] with boxes [G, 4]; with a crowd (bool [G]), the share of the detection
+    inside it.
+    """
     (x1, y1, width, height), (gt_x1, gt_y1, gt_width, gt_height) = found.T[:, :, None], truth.T
     wide = np.minimum(x1 + width, gt_x1 + gt_width) - np.maximum(x1, gt_x1)
     high = np.minimum(y1 + height, gt_y1 + gt_height) - np.maximum(y1, gt_y1)
@@ -23,10 +25,9 @@ def box_iou(
 
 def overlaps(
     truth: Columns, found: Columns
-) -> Iterator[
-    tuple[Int[np.ndarray, " D"], Int[np.ndarray, " G"], Float64[np.ndarray, "D G"], Bool[np.ndarray, "D G"]]
-]:
-    """For each image with both: rows [D] of its detections, rows [G] of its boxes, IoU [D, G], of one category bool [D, G].
+) -> Iterator[tuple[Int[np.ndarray, " D"], Int[np.ndarray, " G"], Float64[np.ndarray, "D G"], Bool[np.ndarray, "D G"]]]:
+    """For each image with both: rows [D] of its detections, rows [G] of its boxes, IoU [D, G], of one category bool [D,
+    G].
 
     truth, found: dicts of arrays, as `coco.to_arrays` returns them.
     """
@@ -54,8 +55,9 @@ def match_detections(
     """Which box each detection takes: int [thresholds, D], -1 for none.
 
     iou [D, G] of detections, best score first, and boxes; ignored, crowd bool [G]; thresholds rising, above 0. At each
-    threshold for itself, a detection takes the free box that it overlaps most, the last one of equals, and an ignored one
-    only where no other is free. Crowds are always free. Only pairs that reach the lowest threshold are looked at, which are few.
+    threshold for itself, a detection takes the free box that it overlaps most, the last one of equals, and an ignored
+    one only where no other is free. Crowds are always free. Only pairs that reach the lowest threshold are looked at,
+    which are few.
     """
     order = np.argsort(ignored, kind="stable")
     rows, places = np.nonzero(iou[:, order] >= thresholds[0])

@@ -11,11 +11,10 @@ def collect(batches, source):
     """Gathers what each stage found.
 
     batches: iterator of pairs, a dict with "image_ids", "image_sizes" and "scales" of a batch (see data.pipeline), and
-    the models.Stages of that batch.
-    Returns {"roi" (where there is a box head), "rpn", "proposals"}: the first in COCO's result format with the data
-    set's ids, the proposals as {image id: (boxes, scores)}. The RPN tells no categories apart: with several, all it finds
-    is of one category "object". Also the list of image ids seen and of those that did not decode. Boxes are scaled back
-    to the original picture and clipped.
+    the models.Stages of that batch. Returns {"roi" (where there is a box head), "rpn", "proposals"}: the first in
+    COCO's result format with the data set's ids, the proposals as {image id: (boxes, scores)}. The RPN tells no
+    categories apart: with several, all it finds is of one category "object". Also the list of image ids seen and of
+    those that did not decode. Boxes are scaled back to the original picture and clipped.
     """
     sizes = dict(zip(source.image_ids.tolist(), source.sizes, strict=True))
     found = {"roi": [], "rpn": [], "proposals": {}}
@@ -53,9 +52,7 @@ def summarize(source, found, seen):
     Raises RuntimeError unless every image of the source was seen exactly once.
     """
     if sorted(seen) != sorted(source.image_ids.tolist()):
-        raise RuntimeError(
-            f"evaluation saw {len(seen)} images where the split has {len(source)}: a bug in jaxdet"
-        )
+        raise RuntimeError(f"evaluation saw {len(seen)} images where the split has {len(source)}: a bug in jaxdet")
     truth = {"roi": source.ground_truth()}
     truth["rpn"] = as_objects(truth["roi"])
     summary = {name: evaluate(truth[name], found[name]) for name in ("roi", "rpn") if name in found}

@@ -46,7 +46,7 @@ class BoxHead(nn.Module):
 
     @nn.compact
     def __call__(self, pyramid, boxes):
-        """Tuple of P2.. [B, h, w, C], boxes [B, N, 4] -> class logits [B, N, K+1], box deltas [B, N, K or 1, 4]; fp32."""
+        """Tuple of P2.. [B, h, w, C], boxes [B, N, 4] -> class logits [B, N, K+1], deltas [B, N, K or 1, 4]; fp32."""
 
         def pool(levels, boxes):
             return pyramid_roi_align(
@@ -79,9 +79,7 @@ class BoxHead(nn.Module):
             name="class_logits",
         )(x)
         sets = 1 if self.class_agnostic else self.num_classes
-        deltas = nn.Dense(
-            sets * 4, kernel_init=nn.initializers.normal(0.001), dtype=self.dtype, name="box_deltas"
-        )(x)
+        deltas = nn.Dense(sets * 4, kernel_init=nn.initializers.normal(0.001), dtype=self.dtype, name="box_deltas")(x)
         return logits.astype(jnp.float32), deltas.astype(jnp.float32).reshape(images, count, sets, 4)
 
     @nn.nowrap

@@ -27,7 +27,9 @@ from jaxdet.ops.nms import class_nms
 
 
 class Detections(NamedTuple):
-    """boxes [B, D, 4] x1 y1 x2 y2 in pixels of the resized image, scores [B, D] best first, labels [B, D], valid [B, D]."""
+    """boxes [B, D, 4] x1 y1 x2 y2 in pixels of the resized image, scores [B, D] best first, labels [B, D], valid [B,
+    D].
+    """
 
     boxes: jax.Array
     scores: jax.Array
@@ -164,9 +166,7 @@ class FasterRCNN(nn.Module):
         return Stages(proposals, rpn, final(class_boxes, class_scores, valid, image_sizes))
 
 
-def final_stage(
-    boxes, scores, valid, image_size, *, score_threshold, nms_iou, smallest_side, detections_per_image
-):
+def final_stage(boxes, scores, valid, image_size, *, score_threshold, nms_iou, smallest_side, detections_per_image):
     """Per-class detections of one image: clip, drop empty boxes and low scores, NMS within each class, best ones.
 
     boxes [N, K, 4], scores [N, K], valid [N], image_size [2] height, width. smallest_side: in pixels; 0 means any

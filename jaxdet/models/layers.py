@@ -37,9 +37,7 @@ class Conv(nn.Module):
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         x = conv2d(x, kernel, self.stride, padding)
         if self.use_bias:
-            x = x + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(
-                self.dtype
-            )
+            x = x + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
         return x
 
 
@@ -114,8 +112,8 @@ def max_pool(x):
 def each_image(function, *batches, whole=()):
     """function(image, .., *whole) of each image of the batches [B, ..], each device at work on its own.
 
-    jax.vmap, but with several devices (jax.set_mesh around the tracing) the compiler is not asked to split what it cannot: it
-    would gather the batch of a top-k, or of a loop whose length depends on the image, on every device first.
+    jax.vmap, but with several devices (jax.set_mesh around the tracing) the compiler is not asked to split what it
+    cannot: it would gather the batch of a top-k, or of a loop whose length depends on the image, on every device first.
     """
 
     def batched(batches, whole):

@@ -59,10 +59,10 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """Features at strides 4, 8, 16 and 32.
 
-    depth: 18, 34, 50 or 101. width: channels of the stem (64 in the paper). norm: see layers.NORMS.
-    freeze_at: 0 trains all, 1 freezes the stem, 2 also C2's stage, .. 5 everything (detectron2, FREEZE_AT).
-    No gradient flows below the last frozen stage, so none of its activations is kept.
-    remat: stages (2 to 5) of whose blocks only the inputs are kept for the backward pass, which computes the rest again.
+    depth: 18, 34, 50 or 101. width: channels of the stem (64 in the paper). norm: see layers.NORMS. freeze_at: 0 trains
+    all, 1 freezes the stem, 2 also C2's stage, .. 5 everything (detectron2, FREEZE_AT). No gradient flows below the
+    last frozen stage, so none of its activations is kept. remat: stages (2 to 5) of whose blocks only the inputs are
+    kept for the backward pass, which computes the rest again.
     """
 
     depth: int

@@ -59,15 +59,13 @@ class RPN(nn.Module):
     def __call__(self, pyramid, index=None):
         """Tuple of [B, h, w, C] -> objectness logits, tuple of [B, A_l]; box deltas, tuple of [B, A_l, 4]; float32.
 
-        With `index` int [B, S], into the anchors of all levels: logits [B, S] and deltas [B, S, 4] of these alone. The last
-        3x3 layer then runs on the windows around them, forward and backward, which is a fraction of the work.
+        With `index` int [B, S], into the anchors of all levels: logits [B, S] and deltas [B, S, 4] of these alone. The
+        last 3x3 layer then runs on the windows around them, forward and backward, which is a fraction of the work.
         """
         ratios = len(self.anchor_ratios)
         init = nn.initializers.normal(0.01)
         channels = pyramid[0].shape[-1]
-        convs = [
-            Conv(channels, kernel_init=init, dtype=self.dtype, name=f"conv{i}") for i in range(self.num_convs)
-        ]
+        convs = [Conv(channels, kernel_init=init, dtype=self.dtype, name=f"conv{i}") for i in range(self.num_convs)]
         objectness = Conv(ratios, 1, kernel_init=init, dtype=self.dtype, name="objectness_logits")
         deltas = Conv(ratios * 4, 1, kernel_init=init, dtype=self.dtype, name="box_deltas")
         for conv in convs[:-1]:
@@ -105,9 +103,7 @@ class RPN(nn.Module):
             strides = [tuple(n // g for n, g in zip(padded_size, shape, strict=True)) for shape in shapes]
         else:
             strides = [(4 * 2**i, 4 * 2**i) for i in range(len(shapes))]
-        return pyramid_anchors(
-            shapes, strides, self.anchor_sizes, self.anchor_ratios, rounded=self.rounded_anchors
-        )
+        return pyramid_anchors(shapes, strides, self.anchor_sizes, self.anchor_ratios, rounded=self.rounded_anchors)
 
     @nn.nowrap
     @jax.named_scope("proposals")

@@ -1,7 +1,7 @@
 """Two-dimensional convolution, in the form that is fastest on the platform.
 
-XLA's CPU convolutions are slow where a ResNet needs them most: in 1x1 kernels, which become matrix products there, and in
-filter gradients of wide layers, which are summed over strips. Every other platform gets the plain convolution.
+XLA's CPU convolutions are slow where a ResNet needs them most: in 1x1 kernels, which become matrix products there, and
+in filter gradients of wide layers, which are summed over strips. Every other platform gets the plain convolution.
 """
 
 import functools
@@ -34,16 +34,14 @@ def conv2d(
 ) -> Outputs:
     """Convolution of a batch of feature maps.
 
-    x [B, H, W, I], kernel [kh, kw, I, O], stride the same along both axes, padding = zeros added on every side, half the
-    kernel size when None -> [B, H', W', O] in the type of x (the kernel is converted to it), summed in float32.
-    H' = (H + 2 padding - kh) // stride + 1, as in PyTorch's Conv2d. Differentiable once.
+    x [B, H, W, I], kernel [kh, kw, I, O], stride the same along both axes, padding = zeros added on every side, half
+    the kernel size when None -> [B, H', W', O] in the type of x (the kernel is converted to it), summed in float32. H'
+    = (H + 2 padding - kh) // stride + 1, as in PyTorch's Conv2d. Differentiable once.
     """
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
     kh, kw = kernel.shape[:2]
     if padding == 0 and x.shape[1:3] == (kh, kw):
-        return _matmul(x.reshape(len(x), -1), kernel.astype(x.dtype).reshape(-1, kernel.shape[3]))[
-            :, None, None
-        ]
+        return _matmul(x.reshape(len(x), -1), kernel.astype(x.dtype).reshape(-1, kernel.shape[3]))[:, None, None]
     pads = ((kh // 2,) * 2, (kw // 2,) * 2) if padding is None else ((padding,) * 2,) * 2
     return _conv(stride, pads, x, kernel.astype(x.dtype))
 
@@ -60,9 +58,7 @@ def _forward(stride: int, pads: Pads, x: Maps, kernel: Kernel) -> tuple[Outputs,
     return _conv(stride, pads, x, kernel), (x, kernel)
 
 
-def _backward(
-    stride: int, pads: Pads, residuals: tuple[Maps, Kernel], cotangent: Outputs
-) -> tuple[Maps, Kernel]:
+def _backward(stride: int, pads: Pads, residuals: tuple[Maps, Kernel], cotangent: Outputs) -> tuple[Maps, Kernel]:
     x, kernel = residuals
     plain_input = functools.partial(_plain_input_gradient, stride, pads, x.shape)
     plain_filter = functools.partial(_plain_filter_gradient, stride, pads, kernel.shape)
@@ -70,12 +66,7 @@ def _backward(
     if _is_pointwise(kernel, pads):
         on_cpu_input = functools.partial(_product_input_gradient, stride, x.shape)
         on_cpu_filter = functools.partial(_product_filter_gradient, stride)
-    elif (
-        stride == 1
-        and math.prod(x.shape[:3]) >= LONG
-        and math.prod(kernel.shape[2:]) >= WIDE
-        and _one_device()
-    ):
+    elif stride == 1 and math.prod(x.shape[:3]) >= LONG and math.prod(kernel.shape[2:]) >= WIDE and _one_device():
         on_cpu_filter = functools.partial(_strips_filter_gradient, pads, kernel.shape)
     return (
         jax.lax.platform_dependent(kernel, cotangent, cpu=on_cpu_input, default=plain_input),
@@ -127,13 +118,9 @@ def _product(stride: int, x: Maps, kernel: Kernel) -> Outputs:
     return _matmul(x[:, ::stride, ::stride], kernel[0, 0])
 
 
-def _product_input_gradient(
-    stride: int, x_shape: tuple[int, ...], kernel: Kernel, cotangent: Outputs
-) -> Maps:
+def _product_input_gradient(stride: int, x_shape: tuple[int, ...], kernel: Kernel, cotangent: Outputs) -> Maps:
     gradient = _matmul(cotangent, kernel[0, 0].T)
-    rows, columns = (
-        (0, x_shape[axis] - (cotangent.shape[axis] - 1) * stride - 1, stride - 1) for axis in (1, 2)
-    )
+    rows, columns = ((0, x_shape[axis] - (cotangent.shape[axis] - 1) * stride - 1, stride - 1) for axis in (1, 2))
     return jax.lax.pad(gradient, jnp.zeros((), gradient.dtype), ((0, 0, 0), rows, columns, (0, 0, 0)))
 
 

@@ -18,10 +18,11 @@ def nms(
 ) -> tuple[Int32[Array, " count"], Bool[Array, " count"]]:
     """Indices int32 [count] of the boxes that greedy NMS keeps, best score first, and which of them are valid.
 
-    boxes [N, 4], x1 y1 x2 y2 in pixels; scores [N]; valid bool [N]. Taken by falling score, a box is kept unless
-    its IoU with one kept before is strictly above `iou_threshold`. Equal scores go to the first row. A row whose
-    score is not finite counts as not valid. The result is that of the sequential algorithm, exactly (torchvision,
-    nms): the float32 IoU against the threshold in double precision, where that is a Python number. `count` may exceed N. Memory is O(N^2): choose the best few thousand boxes first.
+    boxes [N, 4], x1 y1 x2 y2 in pixels; scores [N]; valid bool [N]. Taken by falling score, a box is kept unless its
+    IoU with one kept before is strictly above `iou_threshold`. Equal scores go to the first row. A row whose score is
+    not finite counts as not valid. The result is that of the sequential algorithm, exactly (torchvision, nms): the
+    float32 IoU against the threshold in double precision, where that is a Python number. `count` may exceed N. Memory
+    is O(N^2): choose the best few thousand boxes first.
     """
     return class_nms(boxes, scores, jnp.zeros(len(scores), jnp.int32), valid, iou_threshold, count)
 

@@ -1,7 +1,7 @@
 """Resizing inside of a compiled program, for pictures whose size is known only when it runs.
 
-The same numbers as data/resizing.py and data/transforms.py: bit for bit where pictures stay uint8. Unlike the other operations these take
-a batch, since a loop that runs as often as the largest picture needs is one loop.
+The same numbers as data/resizing.py and data/transforms.py: bit for bit where pictures stay uint8. Unlike the other
+operations these take a batch, since a loop that runs as often as the largest picture needs is one loop.
 """
 
 import jax
@@ -19,8 +19,8 @@ def resized_sizes(
 ) -> Int32[Array, "B 2"]:
     """`data.resizing.Resizing.size` of each row: int32 [B, 2] -> int32 [B, 2]; rows of zeros stay zeros.
 
-    In float64 like the original, since a half decides. On a TPU, which emulates float64, a size that falls on the half may
-    round the other way.
+    In float64 like the original, since a half decides. On a TPU, which emulates float64, a size that falls on the half
+    may round the other way.
     """
     with jax.enable_x64(True):
         true = jnp.maximum(sizes, 1).astype(jnp.float64)
@@ -51,12 +51,13 @@ def resize(
 ) -> UInt8[Array, "B H W 3"] | Float32[Array, "B H W 3"]:
     """Pictures at their new sizes, padded with zeros to one shape.
 
-    images uint8 [B, H, W, 3], of which the upper left `sizes` int32 [B, 2] are the pictures; resized int32 [B, 2]; shape
-    (height, width) of the result, at least as large as `resized`. Returns [B, height, width, 3]: uint8 as Pillow's
-    bilinear filter with antialiasing ("detectron2"), or float32 without ("torchvision"); see transforms.resize.
+    images uint8 [B, H, W, 3], of which the upper left `sizes` int32 [B, 2] are the pictures; resized int32 [B, 2];
+    shape (height, width) of the result, at least as large as `resized`. Returns [B, height, width, 3]: uint8 as
+    Pillow's bilinear filter with antialiasing ("detectron2"), or float32 without ("torchvision"); see
+    transforms.resize.
 
-    The first holds up to before**2 / after = 2**23 of each side, such as 81,900 pixels made 800: beyond, the sum of the weights
-    no longer fits the 32 bits that it is divided in, and the pixels are wrong.
+    The first holds up to before**2 / after = 2**23 of each side, such as 81,900 pixels made 800: beyond, the sum of the
+    weights no longer fits the 32 bits that it is divided in, and the pixels are wrong.
     """
     axes = [(1, 0), (2, 1)] if kind == "torchvision" else [(2, 1), (1, 0)]  # rows first, or last
     axis_resize = _interpolate if kind == "torchvision" else _antialias

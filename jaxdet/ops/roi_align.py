@@ -1,4 +1,5 @@
-"""RoIAlign: a fixed grid of features for each box, from one feature map or from the level of a pyramid that suits the box.
+"""RoIAlign: a fixed grid of features for each box, from one feature map or from the level of a pyramid that suits the
+box.
 
 The grid of one box is separable: every output cell is a sum over a few rows times a sum over a few columns, so a box is
 described by indices and weights along each axis ("taps") and nothing larger is ever built.
@@ -33,9 +34,7 @@ class Taps(NamedTuple):
 
 Shapes = tuple[tuple[int, int], ...]  # (H_l, W_l) of each level
 Levels = tuple[Float[AnyArray, "_H_l _W_l C"], ...]
-PerPixel = (
-    ScalarLike | Sequence[ScalarLike] | Num[AnyArray, "2"]
-)  # the same both ways, or (vertical, horizontal)
+PerPixel = ScalarLike | Sequence[ScalarLike] | Num[AnyArray, "2"]  # the same both ways, or (vertical, horizontal)
 
 
 def box_levels(
@@ -51,9 +50,7 @@ def box_levels(
     boxes = jnp.asarray(boxes, jnp.float32)
     width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
     side = jnp.sqrt(jnp.where((width > 0) & (height > 0), width * height, 0.0)) / CANONICAL_SIDE
-    thresholds = [
-        2.0 ** (level - CANONICAL_LEVEL - level_epsilon) for level in range(lowest + 1, highest + 1)
-    ]
+    thresholds = [2.0 ** (level - CANONICAL_LEVEL - level_epsilon) for level in range(lowest + 1, highest + 1)]
     reached = [(side >= threshold).astype(jnp.int32) for threshold in thresholds]
     return sum(reached, jnp.full(side.shape, lowest, jnp.int32))
 
@@ -69,10 +66,10 @@ def roi_align(
     """RoIAlign on one feature map.
 
     features [H, W, C], boxes [N, 4] x1 y1 x2 y2 in image pixels, scale = cells per pixel, a number or a (vertical,
-    horizontal) pair -> [N, size, size, C] in the type of the features, summed in float32. Each output cell is the mean of
-    sampling_ratio x sampling_ratio bilinear samples. aligned subtracts half a cell from the boxes; not aligned, a box
-    measures at least one cell each way. A sample further than one cell outside the map is 0, nearer it takes the edge.
-    Boxes carry no gradient; a box with a value that is not finite gives zeros.
+    horizontal) pair -> [N, size, size, C] in the type of the features, summed in float32. Each output cell is the mean
+    of sampling_ratio x sampling_ratio bilinear samples. aligned subtracts half a cell from the boxes; not aligned, a
+    box measures at least one cell each way. A sample further than one cell outside the map is 0, nearer it takes the
+    edge. Boxes carry no gradient; a box with a value that is not finite gives zeros.
     """
     level = jnp.zeros(boxes.shape[0], jnp.int32)
     return _align((features,), boxes, level, (scale,), size, sampling_ratio, aligned)
@@ -90,8 +87,8 @@ def pyramid_roi_align(
 ) -> Float[Array, "N size size C"]:
     """RoIAlign of each box on the one level of a pyramid that suits its size.
 
-    features: tuple of [H_l, W_l, C], finest first, the first being level lowest_level; boxes [N, 4] x1 y1 x2 y2 in image
-    pixels; strides: pixels per cell of each level, numbers or (vertical, horizontal) pairs -> [N, size, size, C].
+    features: tuple of [H_l, W_l, C], finest first, the first being level lowest_level; boxes [N, 4] x1 y1 x2 y2 in
+    image pixels; strides: pixels per cell of each level, numbers or (vertical, horizontal) pairs -> [N, size, size, C].
     The level is that of box_levels, everything else as in roi_align. Source: detectron2's ROIPooler and torchvision's
     MultiScaleRoIAlign.
     """
@@ -162,7 +159,9 @@ def _axis_taps(
 def _row_taps(
     shapes: Shapes, taps: Taps
 ) -> Iterator[tuple[Int32[Array, "N size size"], Float32[Array, "N size size 1"]]]:
-    """The pairs of taps: rows into the concatenation of all cells and weights, both [N, size, size], one pair at a time."""
+    """The pairs of taps: rows into the concatenation of all cells and weights, both [N, size, size], one pair at a
+    time.
+    """
     widths = jnp.array([width for _, width in shapes], jnp.int32)
     sizes = [0] + [height * width for height, width in shapes[:-1]]
     first = jnp.cumsum(jnp.array(sizes, jnp.int32))[taps.level]
@@ -182,15 +181,11 @@ def _sample(shapes: Shapes, features: Levels, taps: Taps) -> Float[Array, "N siz
     return total.astype(cells.dtype)
 
 
-def _sample_forward(
-    shapes: Shapes, features: Levels, taps: Taps
-) -> tuple[Float[Array, "N size size C"], Taps]:
+def _sample_forward(shapes: Shapes, features: Levels, taps: Taps) -> tuple[Float[Array, "N size size C"], Taps]:
     return _sample(shapes, features, taps), taps
 
 
-def _sample_backward(
-    shapes: Shapes, taps: Taps, cotangent: Float[Array, "N size size C"]
-) -> tuple[Levels, None]:
+def _sample_backward(shapes: Shapes, taps: Taps, cotangent: Float[Array, "N size size C"]) -> tuple[Levels, None]:
     # A scatter of rows is one of the slowest things XLA does on a CPU: there, whole tiles of cells are added instead.
     gradient = jax.lax.platform_dependent(
         taps,
@@ -237,8 +232,7 @@ def _add_tiles(
         return _add_box(cells, *jax.tree.map(lambda array: array[order[position]], (image, taps, cotangent)))
 
     return tuple(
-        jax.lax.fori_loop(start, end, add_box, cells)
-        for start, end, cells in zip(starts, ends, levels, strict=True)
+        jax.lax.fori_loop(start, end, add_box, cells) for start, end, cells in zip(starts, ends, levels, strict=True)
     )
 
 

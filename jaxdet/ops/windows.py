@@ -14,7 +14,8 @@ def windows(
     """The `size` x `size` neighbours of each chosen cell, zeros outside of its map.
 
     levels: tuple of [H_l, W_l, C]. cells: int [N], counted row by row through all levels, finest first. size: odd.
-    Returns [N, size, size, C]. Differentiable in the levels: the gradient of a cell that is in several windows is the sum.
+    Returns [N, size, size, C]. Differentiable in the levels: the gradient of a cell that is in several windows is the
+    sum.
     """
     total, first = jnp.zeros((), levels[0].dtype), 0
     around = jnp.arange(size) - size // 2
