@@ -3,8 +3,8 @@
     python -m benchmarks.evaluation                                  5,000 images, 100 detections, 1,000 proposals each
     python -m benchmarks.evaluation evaluate --images 1000           one row, fewer images
 
-Detections lie around generated boxes of people as a detector's do, so most of the work of matching is there. Each row runs in
-a process of its own. `memory` is what the row needs beside its input, which `held` tells.
+Detections lie around generated boxes of people as a detector's do, so most of the work of matching is there. Each row
+runs in a process of its own. `memory` is what the row needs beside its input, which `held` tells.
 
     collect      a model's output, batch by batch, to detections in COCO's result format (of both stages) and proposals
     write        detections.json
@@ -139,12 +139,8 @@ def memory(name):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all where none is given"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all where none is given")
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--detections", type=int, default=100)
     parser.add_argument("--proposals", type=int, default=1000)
@@ -158,9 +154,7 @@ def main():
     if unknown:
         parser.error(f"no row {', '.join(unknown)}; there are {', '.join(ROWS)}")
     print("{} images, {} detections and {} proposals each".format(*sizes))
-    flags = [
-        f"--{name}={value}" for name, value in zip(("images", "detections", "proposals"), sizes, strict=True)
-    ]
+    flags = [f"--{name}={value}" for name, value in zip(("images", "detections", "proposals"), sizes, strict=True)]
     for row in options.rows or ROWS:
         command = [sys.executable, "-m", "benchmarks.evaluation", "--measure", row, *flags]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
@@ -168,7 +162,8 @@ def main():
             sys.exit(f"{row} failed with exit code {done.returncode}")
         result = json.loads(done.stdout.splitlines()[-1])
         print(
-            f"{row:10} {result['seconds']:6.1f} s, memory {result['memory_mib']:5.0f} MiB beside {result['held_mib']:.0f} held",
+            f"{row:10} {result['seconds']:6.1f} s, memory {result['memory_mib']:5.0f} MiB "
+            f"beside {result['held_mib']:.0f} held",
             flush=True,
         )
 

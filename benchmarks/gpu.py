@@ -8,9 +8,10 @@
 
 Parts, each in processes of its own: `models` (golden values of whole models, in float32 and bfloat16), `ops` (the quick
 tests of the operations), `speed` (benchmarks.run beside torchvision), `trace` (where a training step's time goes),
-`training` (configs/person_small.py on the images of --data for as long as --training-seconds allows) and `service` (images
-a second over HTTP). After each, OUTPUT/gpu.json is written anew and OUTPUT/PART.log is what the part printed. A part that
-was cut off or never begun is run by the next call; OUTPUT/work/ holds what that needs, and is nothing to keep.
+`training` (configs/person_small.py on the images of --data for as long as --training-seconds allows) and `service`
+(images a second over HTTP). After each, OUTPUT/gpu.json is written anew and OUTPUT/PART.log is what the part printed. A
+part that was cut off or never begun is run by the next call; OUTPUT/work/ holds what that needs, and is nothing to
+keep.
 """
 
 import argparse
@@ -41,9 +42,11 @@ SHARED = {"XLA_PYTHON_CLIENT_MEM_FRACTION": ".4"}
 MACHINE = """
 import importlib.metadata, json, platform, jax
 packages = ("jax", "jaxlib", "flax", "numpy", "torch", "torchvision")
-versions = {name: importlib.metadata.version(name) for name in packages if any(importlib.metadata.distributions(name=name))}
+there = [name for name in packages if any(importlib.metadata.distributions(name=name))]
+versions = {name: importlib.metadata.version(name) for name in there}
 device = jax.devices()[0]
-print(json.dumps({"platform": device.platform, "device": device.device_kind, "python": platform.python_version()} | versions))
+machine = {"platform": device.platform, "device": device.device_kind, "python": platform.python_version()}
+print(json.dumps(machine | versions))
 """
 
 SHOWN = 30  # lines of each part's log
@@ -107,7 +110,9 @@ def parts(options):
 
 
 def run(part, log, seconds, environment):
-    """Runs a part, what it prints going to the file `log`. Returns its state: passed, failed or cut off, with more words."""
+    """Runs a part, what it prints going to the file `log`. Returns its state: passed, failed or cut off, with more
+    words.
+    """
     environment = environment | part.environment
     end = time.monotonic() + seconds
     with log.open("w") as file:
@@ -183,25 +188,15 @@ def run_all(found, options, environment, deadline):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "parts", nargs="*", help="to run whether they have run before or not (default: all that are missing)"
     )
     parser.add_argument("--output", type=pathlib.Path, default="runs/gpu", help="default: runs/gpu")
-    parser.add_argument(
-        "--wheels", default="wheels", help="folder that benchmarks.wheels filled (default: wheels)"
-    )
-    parser.add_argument(
-        "--data", type=pathlib.Path, help="folder with train.json, train/, val.json and val/ (COCO)"
-    )
-    parser.add_argument(
-        "--minutes", type=float, default=9, help="after which nothing runs any more (default: 9)"
-    )
-    parser.add_argument(
-        "--training-seconds", type=float, default=180, help="of the part `training` (default: 180)"
-    )
+    parser.add_argument("--wheels", default="wheels", help="folder that benchmarks.wheels filled (default: wheels)")
+    parser.add_argument("--data", type=pathlib.Path, help="folder with train.json, train/, val.json and val/ (COCO)")
+    parser.add_argument("--minutes", type=float, default=9, help="after which nothing runs any more (default: 9)")
+    parser.add_argument("--training-seconds", type=float, default=180, help="of the part `training` (default: 180)")
     parser.add_argument("--tiny", action="store_true", help="everything small, to try it on a CPU")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(parts(options)):
@@ -212,16 +207,12 @@ def main():
     work.mkdir(parents=True, exist_ok=True)
     taken = wheels.take(options.wheels, work / "packages")
     print(f"from {options.wheels}: {', '.join(taken) or 'nothing'}")
-    path = os.pathsep.join([str((work / "packages").resolve()), os.environ.get("PYTHONPATH", "")]).strip(
-        os.pathsep
-    )
+    path = os.pathsep.join([str((work / "packages").resolve()), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
     environment = os.environ | {
         "PYTHONPATH": path,
         "JAX_COMPILATION_CACHE_DIR": str((work / "cache").resolve()),
     }
-    done = subprocess.run(
-        [sys.executable, "-c", MACHINE], env=environment, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", MACHINE], env=environment, capture_output=True, text=True, check=True)
     machine = json.loads(done.stdout.splitlines()[-1])
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     if machine["platform"] == "cpu" and not options.tiny:
@@ -232,9 +223,7 @@ def main():
     run_all(found, options, environment, deadline)
     states = {name: each["state"] for name, each in found["parts"].items()}
     print("\n".join(f"{name:10} {state}" for name, state in states.items()))
-    print(
-        f"numbers in {results}, what each part printed in {options.output}/PART.log; called again, it goes on"
-    )
+    print(f"numbers in {results}, what each part printed in {options.output}/PART.log; called again, it goes on")
     sys.exit(any(state.startswith("failed") for state in states.values()))
 
 

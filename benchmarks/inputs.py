@@ -26,7 +26,9 @@ def pyramid():
 
 
 def proposals(count):
-    """float32 [count, 4] as a trained network's: half of them crowd around 20 objects, sizes from 16 pixels to the image."""
+    """float32 [count, 4] as a trained network's: half of them crowd around 20 objects, sizes from 16 pixels to the
+    image.
+    """
     rng = np.random.default_rng(3)
     height, width = SIZE
     sides = np.exp(rng.uniform(np.log(16), np.log(600), (count, 1))) * np.exp(rng.normal(0, 0.3, (count, 2)))

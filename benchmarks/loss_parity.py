@@ -2,7 +2,8 @@
 
     python -m benchmarks.loss_parity
 
-The inputs and the libraries' answers are those of tests/golden/losses.npz. Exits with 1 where two differ by more than 1e-5.
+The inputs and the libraries' answers are those of tests/golden/losses.npz. Exits with 1 where two differ by more than
+1e-5.
 """
 
 import pathlib
@@ -31,8 +32,7 @@ def rows(z):
                 yield case, name, library, float(getattr(ours, name)), float(z[f"{case}/{library}_{name}"])
     for case in ("box", "box_no_positive", "box_person"):
         logits, deltas, proposals, label, boxes, weights = (
-            z[f"{case}/{name}"]
-            for name in ("class_logits", "box_deltas", "proposals", "label", "gt_boxes", "weights")
+            z[f"{case}/{name}"] for name in ("class_logits", "box_deltas", "proposals", "label", "gt_boxes", "weights")
         )
         for library, preset in LIBRARIES.items():
             valid, beta = np.ones(len(label), bool), preset["model.roi_head.box_beta"]

@@ -21,9 +21,7 @@ STRIDES = (4, 8, 16, 32, 64)
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--boxes", type=int, nargs="+", default=[64, 500], help="an image")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
@@ -48,9 +46,7 @@ def main():
                 seconds[name].append(time.perf_counter() - started)
         for name, run in compiled.items():
             memory = run.memory_analysis().temp_size_in_bytes / 2**20
-            print(
-                f"{count:4} boxes, {name:7} {memory:6.0f} MiB {1000 * statistics.median(seconds[name]):7.0f} ms"
-            )
+            print(f"{count:4} boxes, {name:7} {memory:6.0f} MiB {1000 * statistics.median(seconds[name]):7.0f} ms")
 
 
 if __name__ == "__main__":

@@ -28,9 +28,7 @@ MIB = 2**20
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True)
     parser.add_argument("--height", type=int, default=800)
     parser.add_argument("--width", type=int, default=1344)
@@ -38,9 +36,7 @@ def main():
     parser.add_argument("--batch", type=int, nargs="+", default=[2])
     parser.add_argument("--boxes", type=int, nargs="+", default=[16], help="rows of ground truth an image")
     parser.add_argument("--freeze-at", type=int, nargs="+", default=[2], metavar="STAGE")
-    parser.add_argument(
-        "--remat", nargs="+", default=["none"], metavar="STAGES", help="none, or digits: 45 for (4, 5)"
-    )
+    parser.add_argument("--remat", nargs="+", default=["none"], metavar="STAGES", help="none, or digits: 45 for (4, 5)")
     arguments = parser.parse_args()
     shape, rows = (arguments.height, arguments.width), []
     for batch, boxes, freeze_at, remat in itertools.product(

@@ -2,10 +2,10 @@
 
     python -m benchmarks.operations --height 800 --width 1344 --batch 16 --bytes 2
 
-Operations: 2 for each multiplication with addition, of convolutions and dense layers alone; the backward pass has the gradient of
-the input and that of the kernel, without what freezing the stem and the first stage (`freeze_at` 2) saves. Bytes: what a
-convolution reads and writes in each pass, and one more pass over its output for normalisation and ReLU; parameters,
-proposals and boxes are little beside it. A part that is fused better moves less.
+Operations: 2 for each multiplication with addition, of convolutions and dense layers alone; the backward pass has the
+gradient of the input and that of the kernel, without what freezing the stem and the first stage (`freeze_at` 2) saves.
+Bytes: what a convolution reads and writes in each pass, and one more pass over its output for normalisation and ReLU;
+parameters, proposals and boxes are little beside it. A part that is fused better moves less.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def operations(layer, training):
 
 
 def elements(layer, training):
-    """Moved by one layer: input and output, output twice more for normalisation and ReLU; both again for each gradient."""
+    """Elements moved by a layer: input and output, the output twice more for norm and ReLU; again for each gradient."""
     read, written = layer.cells_in * layer.channels_in, layer.cells * layer.channels
     backward = layer.trained * (read + 4 * written) + layer.passes_on * (read + written)
     return read + 3 * written + training * backward
@@ -81,9 +81,7 @@ def total(height, width, rois, training):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--height", type=int, default=800)
     parser.add_argument("--width", type=int, default=1344)
     parser.add_argument("--batch", type=int, default=1)
@@ -95,9 +93,7 @@ def main():
         for part in dict.fromkeys(layer.part for layer in found):
             work = sum(operations(each, training) for each in found if each.part == part)
             moved = sum(elements(each, training) for each in found if each.part == part)
-            print(
-                f"  {part:20} {options.batch * work / 1e9:12,.0f} {options.batch * options.bytes * moved / 1e9:8.1f}"
-            )
+            print(f"  {part:20} {options.batch * work / 1e9:12,.0f} {options.batch * options.bytes * moved / 1e9:8.1f}")
         work, moved = total(options.height, options.width, rois, training)
         work, moved = options.batch * work, options.batch * options.bytes * moved
         print(f"  {'all':20} {work / 1e9:12,.0f} {moved / 1e9:8.1f}")

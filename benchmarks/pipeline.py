@@ -4,8 +4,9 @@
         --config.data.train.annotations=FILE
     python -m benchmarks.pipeline --config configs/person.py --drawn 64      # JPEGs of drawn scenes, no data needed
 
-Both work on the same files to the same sizes, by turns, in this process. What counts is the time that the CPU worked, whichever
-thread: images a second a core. The floor keeps nothing; the pipeline also reads the annotations, mirrors, pads and makes batches.
+Both work on the same files to the same sizes, by turns, in this process. What counts is the time that the CPU worked,
+whichever thread: images a second a core. The floor keeps nothing; the pipeline also reads the annotations, mirrors,
+pads and makes batches.
 """
 
 import argparse
@@ -25,15 +26,11 @@ from jaxdet.data.synthetic.scenes import SyntheticPeople
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True)
     parser.add_argument("--pictures", type=int, default=160, help="how many to read in each round, at least")
     parser.add_argument("--rounds", type=int, default=7, help="how often")
-    parser.add_argument(
-        "--drawn", type=int, help="so many drawn JPEGs of 480x640 in place of the config's data"
-    )
+    parser.add_argument("--drawn", type=int, help="so many drawn JPEGs of 480x640 in place of the config's data")
     options, overrides = parser.parse_known_args()
     config = load_config(options.config)
     override(config, overrides)
@@ -78,9 +75,7 @@ def measure(config, pictures, rounds):
     for name, each in seconds.items():
         print(f"{name:10} {1 / statistics.median(each):7.0f} images a second a core")
     ratios = [whole / floor for whole, floor in zip(seconds["pipeline"], seconds["floor"], strict=True)]
-    print(
-        f"the pipeline takes {statistics.median(ratios):.2f} ({min(ratios):.2f}..{max(ratios):.2f}) times the floor"
-    )
+    print(f"the pipeline takes {statistics.median(ratios):.2f} ({min(ratios):.2f}..{max(ratios):.2f}) times the floor")
 
 
 def draw(folder, count):

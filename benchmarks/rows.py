@@ -1,4 +1,6 @@
-"""jaxdet's side of benchmarks.run. Each builder returns the work as a function without arguments that ends when it is done."""
+"""jaxdet's side of benchmarks.run. Each builder returns the work as a function without arguments that ends when it is
+done.
+"""
 
 import functools
 

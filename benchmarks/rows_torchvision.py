@@ -52,7 +52,8 @@ def _model(height, width):
     sizes = {"min_size": min(height, width), "max_size": max(height, width)}
     # as many proposals as detectron2's recipe, which jaxdet's rows have
     model = FasterRCNN(backbone, 2, rpn_post_nms_top_n_train=1000, **sizes).to(DEVICE)
-    # Random offsets pile the proposals up on each other, and NMS leaves 258 of 1,000 at 512x512; all of jaxdet's are there.
+    # Random offsets pile the proposals up on each other, and NMS leaves 258 of 1,000 at 512x512; all of jaxdet's are
+    # there.
     torch.nn.init.zeros_(model.rpn.head.bbox_pred.weight)
     return model
 

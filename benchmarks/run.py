@@ -5,9 +5,9 @@
     python -m benchmarks.run --peer torchvision --json benchmark.json
     python -m benchmarks.run train_gpu infer_gpu_1 infer_gpu_8 --peer torchvision      on a GPU, only when named
 
-Each row runs in a process of its own: compiled or warmed up once, then timed. `units` are multiples of one product of two
-2048 x 2048 float32 matrices in NumPy, timed before and after, since machines drift. Weights are random, inputs fixed
-by seed. `memory` is the most that the process held (on an accelerator: that the device held).
+Each row runs in a process of its own: compiled or warmed up once, then timed. `units` are multiples of one product of
+two 2048 x 2048 float32 matrices in NumPy, timed before and after, since machines drift. Weights are random, inputs
+fixed by seed. `memory` is the most that the process held (on an accelerator: that the device held).
 """
 
 import argparse
@@ -105,9 +105,7 @@ def matmul_seconds():
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "rows",
         nargs="*",
@@ -135,9 +133,7 @@ def main():
         else:
             print(f"{options.peer} is not installed: jaxdet alone")
     results = []
-    print(
-        f"{'row':20} {'library':12} {'median':>9} {'spread':>19} {'units':>7} {'compile':>9} {'memory':>10}"
-    )
+    print(f"{'row':20} {'library':12} {'median':>9} {'spread':>19} {'units':>7} {'compile':>9} {'memory':>10}")
     for row in options.rows or ROWS:
         for library in libraries:
             command = [sys.executable, "-m", "benchmarks.run", row, "--measure", library]

@@ -3,9 +3,9 @@
     python -m benchmarks.scaling --config configs/person.py --devices 1 8 64 256
     python -m benchmarks.scaling --config configs/person.py --dtype bfloat16 --tpu v5e:2x4 v5e:8x8 v5e:16x16
 
-Nothing is run and no data read: the step is compiled, for so many virtual CPU devices or, with `pip install libtpu` and without
-any TPU, for slices of TPUs, and asked for its `cost_analysis()`, its `memory_analysis()` and the collectives in its text. What
-stands inside of a loop is counted once, though it runs once a round.
+Nothing is run and no data read: the step is compiled, for so many virtual CPU devices or, with `pip install libtpu` and
+without any TPU, for slices of TPUs, and asked for its `cost_analysis()`, its `memory_analysis()` and the collectives in
+its text. What stands inside of a loop is counted once, though it runs once a round.
 """
 
 import argparse
@@ -23,7 +23,9 @@ SHAPE = re.compile(r"([a-z]+\d*)\[([\d,]*)\]")
 
 
 def collectives(text):
-    """What the text of a compiled module sends: {(operation, outside of the main computation, as in a loop): (how many, bytes)}."""
+    """What the text of a compiled module sends: {(operation, outside of the main computation, as in a loop): (how many,
+    bytes)}.
+    """
     found, entry = {}, False
     for line in text.splitlines():
         if line and not line[0].isspace():
@@ -69,9 +71,7 @@ def compile_step(config, mesh, batch_size, height, width):
     dtype = Resizing.of(config.data.train).dtype
     batch = pipeline.empty_batch(batch_size, (height, width), 16, dtype)
     batch["image_ids"] = batch["image_ids"].astype("int32")
-    batch = {
-        name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=split) for name, value in batch.items()
-    }
+    batch = {name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=split) for name, value in batch.items()}
     step = functools.partial(train_step, model=model, optimizer=update, config=config)
     step = jax.jit(step, donate_argnums=(0,), out_shardings=(shardings, replicated(mesh)))
     with jax.set_mesh(mesh):
@@ -79,9 +79,7 @@ def compile_step(config, mesh, batch_size, height, width):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="FILE[:ARGS]")
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 8], help="virtual CPU devices")
     parser.add_argument("--tpu", nargs="+", metavar="SLICE", help="such as v5e:4x4 or v5p:2x2x2")
@@ -108,16 +106,15 @@ def main():
         slices = {name: topologies.get_topology_desc(name, platform="tpu").devices for name in options.tpu}
     else:
         slices = {f"{count} x cpu": jax.devices()[:count] for count in options.devices}
-    print(
-        f"{options.batch} images of {options.height}x{options.width} a device, {config.model.dtype}; a device:"
-    )
+    print(f"{options.batch} images of {options.height}x{options.width} a device, {config.model.dtype}; a device:")
     for name, devices in slices.items():
         started = time.perf_counter()
         mesh = device_mesh(options.shard_parameters, devices)
         compiled = compile_step(config, mesh, options.batch * mesh.size, options.height, options.width)
         cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
         print(
-            f"{name}: {mesh.size} devices, {cost['flops'] / 1e9:,.0f} GFLOP, {cost['bytes accessed'] / 1e9:,.1f} GB moved, "
+            f"{name}: {mesh.size} devices, {cost['flops'] / 1e9:,.0f} GFLOP, "
+            f"{cost['bytes accessed'] / 1e9:,.1f} GB moved, "
             f"{memory.argument_size_in_bytes / MIB:,.0f} MiB of arguments, {memory.temp_size_in_bytes / MIB:,.0f} MiB "
             f"temporary, compiled in {time.perf_counter() - started:.0f} s"
         )

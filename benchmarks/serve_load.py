@@ -2,10 +2,10 @@
 
     python -m benchmarks.serve_load --workdir runs/person --pictures DIR
 
-Starts `python -m jaxdet serve` and sends images (drawn scenes where none are given), a share of them as something that no
-image is: no image, cut in half, 100 megapixels declared, a wrong type, a client that stops in the middle of its body. Every
-answer is compared with the detector's own or with the error it must be; the exit code is 1 where one is wrong. Then the
-service is told to end while requests are on their way: all that it took must be answered.
+Starts `python -m jaxdet serve` and sends images (drawn scenes where none are given), a share of them as something that
+no image is: no image, cut in half, 100 megapixels declared, a wrong type, a client that stops in the middle of its
+body. Every answer is compared with the detector's own or with the error it must be; the exit code is 1 where one is
+wrong. Then the service is told to end while requests are on their way: all that it took must be answered.
 """
 
 import argparse
@@ -61,12 +61,7 @@ def declaring(width, height):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"0"))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
 
 
 def resident_mib(pid, name="VmRSS"):
@@ -78,7 +73,9 @@ def resident_mib(pid, name="VmRSS"):
 async def slow(url, body):
     """Half of a body, and then nothing. Returns (status, JSON)."""
     reader, writer = await asyncio.open_connection(url.host, url.port)
-    head = f"POST /detect HTTP/1.1\r\nHost: {url.host}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"POST /detect HTTP/1.1\r\nHost: {url.host}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
     writer.write(head.encode() + body[: len(body) // 2])
     await writer.drain()
     answer = await reader.read()
@@ -100,9 +97,7 @@ async def ask(client, url, kind, body):
         answer = await client.post("/detect", files={"picture": ("a.jpg", body, "image/jpeg")})
     else:
         media = "text/plain" if kind == "wrong type" else "image/jpeg"
-        answer = await client.post(
-            "/detect", content=content.get(kind, body), headers={"Content-Type": media}
-        )
+        answer = await client.post("/detect", content=content.get(kind, body), headers={"Content-Type": media})
     return answer.status_code, answer.json()
 
 
@@ -138,9 +133,7 @@ async def shut_down(url, encoded, process):
     """Ends the service while it works; (requests answered, requests that were sent before)."""
     async with httpx.AsyncClient(base_url=url, timeout=120) as client:
         tasks = [asyncio.create_task(ask(client, url, "good", encoded[i % len(encoded)])) for i in range(8)]
-        while "jaxdet_requests 8.0" not in (await client.get("/metrics")).text and not all(
-            t.done() for t in tasks
-        ):
+        while "jaxdet_requests 8.0" not in (await client.get("/metrics")).text and not all(t.done() for t in tasks):
             await asyncio.sleep(0.01)
         process.terminate()
         done = await asyncio.gather(*tasks, return_exceptions=True)
@@ -148,7 +141,9 @@ async def shut_down(url, encoded, process):
 
 
 def answers_at(detector, image, sizes):
-    """The detector's answers in batches of all sizes: where two scores are equal, rounding decides, and it differs by size."""
+    """The detector's answers in batches of all sizes: where two scores are equal, rounding decides, and it differs by
+    size.
+    """
     padded, size, scales = detector.prepare(image)
     found = [detect_together(detector, [(padded, size, scales)], count) for count in sizes]
     return [detector.finish([part[0] for part in parts], scales, image.shape[:2]) for parts in found]
@@ -188,9 +183,7 @@ def wrong_answers(answers, expected, labels):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--pictures", metavar="DIR", help="folder of .jpg files (default: drawn scenes)")
     parser.add_argument("--different", type=int, default=40, help="different images (default: 40)")
@@ -231,16 +224,16 @@ def main():
     good = sum(kind not in ERRORS for kind, *_ in answers)
     counts = collections.Counter(kind for kind, *_ in answers)
     middle = memory[len(memory) // 2] if memory else before
-    print(
-        f"{len(answers)} answers in {seconds:.1f} s: {', '.join(f'{n} {kind}' for kind, n in counts.most_common())}"
-    )
+    print(f"{len(answers)} answers in {seconds:.1f} s: {', '.join(f'{n} {kind}' for kind, n in counts.most_common())}")
     print(f"{len(wrong)} wrong; detections differ by at most {worst:.1e}")
     print("\n".join(wrong[:10]))
     print(
-        f"{good / seconds:.2f} images a second; the detector alone, one after the other, {alone[0]:.2f} before and {alone[1]:.2f} after"
+        f"{good / seconds:.2f} images a second; the detector alone, one after the other, "
+        f"{alone[0]:.2f} before and {alone[1]:.2f} after"
     )
     print(
-        f"memory {before:.0f} MiB before, {middle:.0f} in the middle, {(memory or [before])[-1]:.0f} at the end, {most:.0f} at most"
+        f"memory {before:.0f} MiB before, {middle:.0f} in the middle, {(memory or [before])[-1]:.0f} at the end, "
+        f"{most:.0f} at most"
     )
     print(f"told to end with {sent} requests on their way: {answered} answered, exit code {code}")
     if options.json:

@@ -1,4 +1,5 @@
-"""Time from the command line to the end of the first training step, with and without JAX's persistent compilation cache.
+"""Time from the command line to the end of the first training step, with and without JAX's persistent compilation
+cache.
 
     python -m benchmarks.startup --config configs/person_demo.py
 
@@ -47,9 +48,7 @@ def first_step(flags, cache):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True)
     parser.add_argument("--repeats", type=int, default=3)
     options, overrides = parser.parse_known_args()
@@ -64,9 +63,7 @@ def main():
     for name, each in seconds.items():
         clock, work = (statistics.median(kind) for kind in zip(*each, strict=True))
         least, most = min(each)[0], max(each)[0]
-        print(
-            f"{name:12} {clock:6.1f} s to the first step ({least:.1f}..{most:.1f}), {work:.1f} s of the processor"
-        )
+        print(f"{name:12} {clock:6.1f} s to the first step ({least:.1f}..{most:.1f}), {work:.1f} s of the processor")
     print(f"the cache holds {size / 2**20:.0f} MiB")
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.timed_training --data DIR --seconds 240 --workdir runs/timed [--config.any.key=value]
 
-DIR holds train.json and val.json (COCO) with their images in train/ and val/. train.py is told to end, as a scheduler would,
+DIR holds train.json and val.json (COCO) with their images in train/ and val/. train.py gets a signal to end,
 --evaluation seconds before the time is over, and eval.py takes the rest. How many steps there are shows only then, so
 the rate stays as it is after its warmup, and the averaged parameters stand for what a cosine would do.
 """
@@ -76,16 +76,12 @@ def numbers(workdir):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, required=True)
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
     parser.add_argument("--config", default="configs/person_small.py")
     parser.add_argument("--seconds", type=float, default=240)
-    parser.add_argument(
-        "--evaluation", type=float, default=60, help="seconds of them for eval.py (default: 60)"
-    )
+    parser.add_argument("--evaluation", type=float, default=60, help="seconds of them for eval.py (default: 60)")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there as well")
     options, overrides = parser.parse_known_args()
     flags = [f"--config={options.config}", f"--workdir={options.workdir}", *data_flags(options.data)]
@@ -94,7 +90,8 @@ def main():
     subprocess.run([sys.executable, "eval.py", "--pictures=0", *flags], check=True)
     found = numbers(options.workdir)
     print(
-        f"{found['steps']} steps, {found['epochs']:.1f} epochs of {found['step_ms']:.1f} ms a step: AP {found['AP']:.3f}, "
+        f"{found['steps']} steps, {found['epochs']:.1f} epochs of {found['step_ms']:.1f} ms a step: "
+        f"AP {found['AP']:.3f}, "
         f"AP50 {found['AP50']:.3f}, the RPN alone {found['rpn_AP']:.3f}"
     )
     if options.json:

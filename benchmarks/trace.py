@@ -44,7 +44,7 @@ LARGEST = 20  # instructions that are listed by themselves
 
 
 def part_of(name):
-    """Row of the table for an operation such as jit(train_step)/jvp(FasterRCNN.losses)/../box_head/vmap(roi_align)/add."""
+    """Row of the table for an operation such as jit(train_step)/jvp(FasterRCNN.losses)/box_head/vmap(roi_align)/add."""
     return next(part for part, pattern in PARTS.items() if re.search(pattern, name))
 
 
@@ -78,7 +78,7 @@ def operation_names(program):
 
 
 def device_events(events):
-    """What the device ran: events of a GPU's streams, or without any those that name an instruction (a CPU's threads)."""
+    """What the device ran: events of a GPU's streams; without a GPU, events that name an instruction."""
     threads = {
         (event["pid"], event.get("tid")): event["args"]["name"]
         for event in events
@@ -115,8 +115,8 @@ def busy_time(events):
 def reduce(events, names, steps):
     """The table of a trace of `steps` steps: Chrome trace events, and instruction -> operation -> dict for JSON.
 
-    step_ms and idle_ms of one step, `parts` {row: {"forward_ms", "backward_ms"}} likewise, `largest` the instructions that
-    took most. Raises ValueError where the trace holds nothing that a device ran.
+    step_ms and idle_ms of one step, `parts` {row: {"forward_ms", "backward_ms"}} likewise, `largest` the instructions
+    that took most. Raises ValueError where the trace holds nothing that a device ran.
     """
     events = device_events(events)
     if not events:
@@ -159,15 +159,13 @@ def table(found):
 
 def read_trace(folder):
     """Events of the newest trace under a folder."""
-    path = max(
-        pathlib.Path(folder).glob("plugins/profile/*/*.trace.json.gz"), key=lambda p: p.stat().st_mtime
-    )
+    path = max(pathlib.Path(folder).glob("plugins/profile/*/*.trace.json.gz"), key=lambda p: p.stat().st_mtime)
     with gzip.open(path) as file:
         return json.load(file)["traceEvents"]
 
 
 def record(run, steps, folder):
-    """Events of a trace of `steps` calls of `run`, which returns without waiting; the trace waits for what it returned."""
+    """Events of a trace of `steps` calls of `run`. `run` does not wait; the trace waits for its result."""
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
     with jax.profiler.trace(folder, profiler_options=options):
@@ -176,9 +174,7 @@ def record(run, steps, folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--height", type=int, default=800)
     parser.add_argument("--width", type=int, default=1344)
     parser.add_argument("--batch", type=int, default=16)
@@ -196,16 +192,12 @@ def main():
         return metrics
 
     jax.block_until_ready([run(), run()])
-    found = reduce(
-        record(run, options.steps, options.folder), operation_names(compiled.as_text()), options.steps
-    )
+    found = reduce(record(run, options.steps, options.folder), operation_names(compiled.as_text()), options.steps)
     print(f"{rows.device()}, {options.batch} of {options.height}x{options.width}, {options.dtype}")
     print(table(found))
     if options.json:
         settings = {name: getattr(options, name) for name in ("height", "width", "batch", "dtype", "steps")}
-        pathlib.Path(options.json).write_text(
-            json.dumps({"device": rows.device()} | settings | found, indent=2)
-        )
+        pathlib.Path(options.json).write_text(json.dumps({"device": rows.device()} | settings | found, indent=2))
 
 
 if __name__ == "__main__":

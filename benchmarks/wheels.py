@@ -2,8 +2,8 @@
 
     python -m benchmarks.wheels wheels       beforehand, where there is a network (make gpu-wheels)
 
-fills the folder with WANTED, all that WANTED needs, and nothing that is PRESENT; wheels that do not belong there are removed.
-On the machine `take` installs those that it really lacks.
+fills the folder with WANTED, all that WANTED needs, and nothing that is PRESENT; wheels that do not belong there are
+removed. On the machine `take` installs those that it really lacks.
 """
 
 import argparse
@@ -77,9 +77,7 @@ def collect(folder):
     wheels = sorted(folder.glob("*.whl"), key=lambda wheel: -wheel.stat().st_size)
     if size(wheels) > MOST:
         largest = ", ".join(f"{package(wheel)} {size([wheel]):.1f}" for wheel in wheels[:5])
-        raise ValueError(
-            f"{folder} holds {size(wheels):.1f} MiB, {MOST} are allowed; the largest are {largest}"
-        )
+        raise ValueError(f"{folder} holds {size(wheels):.1f} MiB, {MOST} are allowed; the largest are {largest}")
     return wheels
 
 
@@ -106,15 +104,14 @@ def take(folder, target):
         subprocess.run([*PIP, "install", *options, *(wheels[name] for name in missing)], check=True)
     if still := lacking(WANTED, target):
         raise FileNotFoundError(
-            f"neither this environment nor {folder} has {', '.join(still)}; make gpu-wheels fills the folder where there is a network"
+            f"neither this environment nor {folder} has {', '.join(still)}; "
+            "make gpu-wheels fills the folder, with a network"
         )
     return missing
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder")
     wheels = collect(parser.parse_args().folder)
     for wheel in wheels:

@@ -36,9 +36,7 @@ def draw(folder, images, boxes):
     sizes = [(640, 480) if i % 3 else (480, 640) for i in range(IMAGES)]
     for i, (width, height) in enumerate(sizes):
         coarse = Image.fromarray(rng.integers(0, 256, (height // 8, width // 8, 3), np.uint8))
-        coarse.resize((width, height), Image.Resampling.BICUBIC).save(
-            folder / "drawn" / f"{i}.jpg", quality=90
-        )
+        coarse.resize((width, height), Image.Resampling.BICUBIC).save(folder / "drawn" / f"{i}.jpg", quality=90)
     for i in range(images):
         os.link(folder / "drawn" / f"{i % IMAGES}.jpg", folder / "images" / f"{i:012d}.jpg")
     with (folder / "data.json").open("w") as file:
@@ -56,9 +54,7 @@ def draw(folder, images, boxes):
         owners = rng.integers(0, images, boxes)
         corners = rng.uniform(0, 380, (boxes, 2)).round(2)
         sides = rng.uniform(8, 95, (boxes, 2)).round(2)
-        for i, (owner, corner, side) in enumerate(
-            zip(owners.tolist(), corners.tolist(), sides.tolist(), strict=True)
-        ):
+        for i, (owner, corner, side) in enumerate(zip(owners.tolist(), corners.tolist(), sides.tolist(), strict=True)):
             polygon = [round(corner[k % 2] + side[k % 2] * (k % 5) / 5, 2) for k in range(24)]
             entry = {"id": i + 1, "image_id": owner, "category_id": 1, "bbox": corner + side, "iscrowd": 0}
             entry |= {"area": round(side[0] * side[1], 2), "segmentation": [polygon]}
@@ -79,9 +75,7 @@ def workers():
     """Ids of this process's children that read data, oldest first."""
     tasks = pathlib.Path("/proc/self/task").glob("*/children")
     names = {
-        pid: pathlib.Path(f"/proc/{pid}/cmdline").read_text()
-        for task in tasks
-        for pid in task.read_text().split()
+        pid: pathlib.Path(f"/proc/{pid}/cmdline").read_text() for task in tasks for pid in task.read_text().split()
     }
     return [pid for pid, name in names.items() if "resource_tracker" not in name]
 
@@ -108,7 +102,8 @@ def main():
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(summary(source))
     print(
-        f"index: {took:.1f} s ({busy:.1f} s of processor), {peak - before:.0f} MiB at most, {memory() - before:.0f} MiB after",
+        f"index: {took:.1f} s ({busy:.1f} s of processor), {peak - before:.0f} MiB at most, "
+        f"{memory() - before:.0f} MiB after",
         flush=True,
     )
 

@@ -56,9 +56,7 @@ def start(command, workdir):
     """train.py as a process of its own, which writes to W.log."""
     workdir.parent.mkdir(parents=True, exist_ok=True)
     with workdir.with_suffix(".log").open("a") as log:
-        return subprocess.Popen(
-            [*command, f"--workdir={workdir.resolve()}"], cwd=ROOT, stdout=log, stderr=log
-        )
+        return subprocess.Popen([*command, f"--workdir={workdir.resolve()}"], cwd=ROOT, stdout=log, stderr=log)
 
 
 def finish(process):
@@ -102,9 +100,7 @@ def compare(undisturbed, killed):
         if np.asarray(a).tobytes() != np.asarray(b).tobytes()
     ]
     logs = metrics(undisturbed), metrics(killed)
-    print(
-        f"state: {len(leaves[0]) - len(differ)} of {len(leaves[0])} leaves are equal bit for bit {differ[:5] or ''}"
-    )
+    print(f"state: {len(leaves[0]) - len(differ)} of {len(leaves[0])} leaves are equal bit for bit {differ[:5] or ''}")
     print(f"metrics.jsonl: {len(logs[0])} lines, " + ("equal" if logs[0] == logs[1] else "NOT equal"))
     return bool(differ) or logs[0] != logs[1]
 

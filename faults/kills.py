@@ -1,4 +1,5 @@
-"""Kills trainings and evaluations at random moments of every kind, again and again, and compares the end with an undisturbed run.
+"""Kills trainings and evaluations at random moments of every kind, again and again, and compares the end with an
+undisturbed run.
 
     python faults/kills.py --kills 100 --workdir runs/kills
 
@@ -13,9 +14,9 @@ to whole trainings by train.py. Every life is a process of its own, ended by SIG
     results     while eval.py's part writes its files and images, once the training is through
     report      while the report is written over an older one
 
-After each kill every checkpoint under its final name must be whole, every JSON file must parse, and a report that has an index.html
-must have all its images; at the end state, metrics.jsonl, eval.json, detections.json and the report's numbers must be those
-of the undisturbed run, bit for bit. Exits with 1 otherwise.
+After each kill every checkpoint under its final name must be whole, every JSON file must parse, and a report that has
+an index.html must have all its images; at the end state, metrics.jsonl, eval.json, detections.json and the report's
+numbers must be those of the undisturbed run, bit for bit. Exits with 1 otherwise.
 """
 
 import argparse
@@ -134,9 +135,7 @@ def check(workdir):
     if not workdir.checkpoints.is_dir():
         return False
     checkpoints = Checkpoints(workdir.checkpoints, read_only=True)
-    return any(
-        int(checkpoints.restore_arrays(step)["step"]) != step for step in checkpoints.manager.all_steps()
-    )
+    return any(int(checkpoints.restore_arrays(step)["step"]) != step for step in checkpoints.manager.all_steps())
 
 
 def check_report(folder):

@@ -1,13 +1,14 @@
-"""Ends processes of a training at random steps, starts it on other processes and devices each time, and compares the curve.
+"""Ends processes of a training at random steps, starts it on other processes and devices each time, and compares the
+curve.
 
     python -m faults.lose_processes --config configs/person_demo.py --workdir runs/lost --tries 20 \
         --config.train.steps=120 --config.train.checkpoint_every=5
 
-A training in one process with one device, W/undisturbed, and others, W/disturbed-1 and so on, in one, two or four processes of
-this machine, where either one of them gets SIGKILL, or one of them or all get SIGTERM; started again after each until it is
-through, then the next. After SIGTERM every process must have ended with exit code 75 and the last step of the log must be a
-checkpoint; after SIGKILL the others must have ended by themselves. Exits with 1 where that, or a loss of a curve, is not so. Other
-flags go to train.py.
+A training in one process with one device, W/undisturbed, and others, W/disturbed-1 and so on, in one, two or four
+processes of this machine, where either one of them gets SIGKILL, or one of them or all get SIGTERM; started again after
+each until it is through, then the next. After SIGTERM every process must have ended with exit code 75 and the last step
+of the log must be a checkpoint; after SIGKILL the others must have ended by themselves. Exits with 1 where that, or a
+loss of a curve, is not so. Other flags go to train.py.
 """
 
 import argparse
@@ -109,9 +110,7 @@ def disturb(command, workdir, moments, steps):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True)
     parser.add_argument("--workdir", required=True, type=pathlib.Path, help="an empty folder, or none yet")
     parser.add_argument("--tries", type=int, default=20)

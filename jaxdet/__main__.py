@@ -17,9 +17,7 @@ def main(arguments=None):
     command.set_defaults(run=train)
     command = commands.add_parser("evaluate", help="COCO numbers of a trained run", add_help=False)
     command.set_defaults(run=evaluate)
-    command = commands.add_parser(
-        "predict", help="draw the detections of images and videos and write them as JSON"
-    )
+    command = commands.add_parser("predict", help="draw the detections of images and videos and write them as JSON")
     command.add_argument("--workdir", required=True, help="folder of a trained run")
     command.add_argument("--output", help="folder for the results (default: WORKDIR/predictions)")
     command.add_argument("--threshold", type=float, default=0.5, help="lowest score drawn (default: 0.5)")
@@ -30,9 +28,7 @@ def main(arguments=None):
         help="image and video files, folders with their subfolders, or patterns such as 'in/**/*.jpg'",
     )
     command.set_defaults(run=predict)
-    command = commands.add_parser(
-        "convert", help="read or write parameters of torchvision, detectron2 and timm"
-    )
+    command = commands.add_parser("convert", help="read or write parameters of torchvision, detectron2 and timm")
     way = command.add_mutually_exclusive_group(required=True)
     way.add_argument("--from", dest="origin", choices=("torchvision", "detectron2", "timm"))
     way.add_argument("--to", choices=("torchvision", "detectron2"))
@@ -40,9 +36,7 @@ def main(arguments=None):
         "--input", required=True, help="file to read (.safetensors, .pth, .pkl), or with --to a workdir"
     )
     command.add_argument("--output", required=True, help="new workdir, or with --to a .safetensors file")
-    command.add_argument(
-        "--classes", nargs="+", default=(), help="categories to keep of a detector, such as person"
-    )
+    command.add_argument("--classes", nargs="+", default=(), help="categories to keep of a detector, such as person")
     command.add_argument(
         "--config",
         default="person",
@@ -70,9 +64,7 @@ def main(arguments=None):
     command.set_defaults(run=export)
     command = commands.add_parser("serve", help="answer images over HTTP; see docs/serve.md")
     command.add_argument("--workdir", required=True, help="folder of a trained run")
-    command.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at (default: this machine alone)"
-    )
+    command.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
     command.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
     for key in LIMITS:
         command.add_argument(
@@ -88,13 +80,9 @@ def main(arguments=None):
     command.set_defaults(run=inspect)
     command = commands.add_parser("report", help="a page about a trained run: numbers, curves, images")
     command.add_argument("--workdir", required=True, help="folder of a trained run")
-    command.add_argument(
-        "--compare", metavar="WORKDIR", help="another run to show beside it, on the same images"
-    )
+    command.add_argument("--compare", metavar="WORKDIR", help="another run to show beside it, on the same images")
     command.add_argument("--output", help="folder for the page (default: WORKDIR/report)")
-    command.add_argument(
-        "--images", "--pictures", type=int, default=80, help="how many in the gallery (default: 80)"
-    )
+    command.add_argument("--images", "--pictures", type=int, default=80, help="how many in the gallery (default: 80)")
     command.add_argument(
         "--choose",
         choices=("random", "worst"),

@@ -139,9 +139,7 @@ def test_a_wheel_has_the_recipes(tmp_path):
     assert '"jaxdet.config.recipes": "configs"' in (tiny.ROOT / "setup.py").read_text()
     package = shutil.copytree(tiny.ROOT / "jaxdet", tmp_path / "site" / "jaxdet")
     shutil.copytree(tiny.ROOT / "configs", package / "config" / "recipes")
-    (tmp_path / "own.py").write_text(
-        "from configs import person_small\nget_config = person_small.get_config\n"
-    )
+    (tmp_path / "own.py").write_text("from configs import person_small\nget_config = person_small.get_config\n")
     program = (
         "from jaxdet.config.command_line import load_config\n"
         "print(load_config('own.py').model.fpn.channels, load_config('person_rpn:person_demo').model.roi_head)"
@@ -183,9 +181,7 @@ def test_an_empty_data_set(tmp_path):
     content["annotations"] = []
     (tmp_path / "data" / "train.json").write_text(json.dumps(content))
     printed = refused("train.py", config, f"--workdir={tmp_path / 'run'}")
-    assert (
-        f"the data set is empty: none of the 8 images of {tmp_path}/data/train.json has a box of" in printed
-    )
+    assert f"the data set is empty: none of the 8 images of {tmp_path}/data/train.json has a box of" in printed
     assert "a box of bicycle, person, dog" in printed
     assert not (tmp_path / "run").exists()
 

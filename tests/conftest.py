@@ -9,7 +9,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-# Types and shapes of arguments and results are checked in every call; int passes for float, as in mypy. Before jaxdet is imported.
+# Types and shapes of arguments and results are checked in every call; int passes for float, as in mypy. Before jaxdet
+# is imported.
 jaxtyping.install_import_hook(
     ["jaxdet.ops", "jaxdet.models", "jaxdet.data", "jaxdet.evaluation"],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",

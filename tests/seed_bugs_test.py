@@ -63,9 +63,7 @@ def test_boxes_of_a_data_set_come_through_training_and_evaluation(tmp_path):
     source = pipeline.open_source(split, ("person",))
     batch = next(pipeline.TrainingBatches(source, split, 0, 1, 8).read(0, 1, workers=0))
     boxes = batch["gt_boxes"][0][batch["gt_valid"][0]]
-    np.testing.assert_allclose(
-        sorted(boxes.tolist()), [[10, 12, 50, 92], [80, 20, 140, 60]]
-    )  # twice as large
+    np.testing.assert_allclose(sorted(boxes.tolist()), [[10, 12, 50, 92], [80, 20, 140, 60]])  # twice as large
 
     boxes = original_boxes(boxes, batch["scales"][0], source.sizes[0])
     found = to_results(7, boxes, np.array([0.9, 0.8]), np.array([0, 0]), source.categories)
@@ -77,7 +75,7 @@ def test_boxes_of_a_data_set_come_through_training_and_evaluation(tmp_path):
 
 
 def test_boxes_emptied_by_clipping_get_no_further():
-    """The best anchors and some class boxes are moved out of the image: nothing of them is proposed, pooled, detected."""
+    """The best anchors and some class boxes are moved out of the image: none is proposed, pooled or detected."""
     config, batch = tiny.config(num_classes=1).model, tiny.batch()
     rpn = RPN(**(config.rpn.to_dict() | {"anchor_sizes": (8.0, 16.0), "post_nms_topk": (30, 30)}))
     head = BoxHead(num_classes=1, **config.roi_head)
@@ -95,9 +93,7 @@ def test_boxes_emptied_by_clipping_get_no_further():
     class_deltas = np.tile(np.float32([0, 0, 0, 0, 900, 0, 0, 0]).reshape(1, 2, 1, 4), (2, 15, 1, 1))
 
     def run(logits, deltas):
-        proposals = [
-            rpn.propose(logits, deltas, anchors, batch["image_sizes"], train=train) for train in (True, False)
-        ]
+        proposals = [rpn.propose(logits, deltas, anchors, batch["image_sizes"], train=train) for train in (True, False)]
         keys = jax.random.split(jax.random.key(0), 2)
         boxes, _, _, valid = head.sample(*proposals[0][::2], batch, keys)
         _, decoded = head.decode(np.zeros((2, 30, 2)), class_deltas, proposals[1][0])
@@ -160,8 +156,7 @@ def test_the_warmup_moves_the_parameters():
         np.testing.assert_allclose(schedule(number), expected, rtol=1e-4)
         # plain gradient descent: the step is the rate times the gradient
         moved = [
-            np.float64(a) - b
-            for a, b in zip(*map(jax.tree.leaves, (new.trainable, state.trainable)), strict=True)
+            np.float64(a) - b for a, b in zip(*map(jax.tree.leaves, (new.trainable, state.trainable)), strict=True)
         ]
         length = np.sqrt(sum((x**2).sum() for x in moved))
         np.testing.assert_allclose(length, expected * metrics["gradient_norm"], rtol=1e-2)

@@ -174,9 +174,7 @@ def undisturbed_run(folder):
         return wrapped
 
     lap = noting(loop.Progress.lap, lambda waited: "step")
-    write = noting(
-        loop.MetricsLog.write, lambda step, values: "evaluated" if "val/loss" in values else "logged"
-    )
+    write = noting(loop.MetricsLog.write, lambda step, values: "evaluated" if "val/loss" in values else "logged")
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         with mock.patch.object(loop.Progress, "lap", lap), mock.patch.object(loop.MetricsLog, "write", write):

@@ -46,9 +46,7 @@ ARRAYS = {
     "b": np.asfortranarray(np.ones((2, 3), ">f8")),
 }
 FILES = {f"{n}.pkl": pickle.dumps({"model": ARRAYS, "lr": np.float64(3)}, n) for n in range(6)}
-FILES["a.safetensors"] = save(
-    {name: np.ascontiguousarray(array, np.float32) for name, array in ARRAYS.items()}
-)
+FILES["a.safetensors"] = save({name: np.ascontiguousarray(array, np.float32) for name, array in ARRAYS.items()})
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
@@ -189,9 +187,7 @@ def test_a_workdir_is_loaded_without_pickle(tiny_run):
         assert jaxdet.load(tiny_run.workdir).categories
 
 
-@pytest.mark.parametrize(
-    "name, content", [("categories.json", "[3]"), ("categories.json", "{"), ("config.json", "{")]
-)
+@pytest.mark.parametrize("name, content", [("categories.json", "[3]"), ("categories.json", "{"), ("config.json", "{")])
 def test_a_workdir_of_other_content_is_named(tiny_run, tmp_path, name, content):
     for kept in ("config.json", "categories.json"):
         shutil.copy(tiny_run.workdir / kept, tmp_path / kept)
@@ -236,9 +232,7 @@ def test_a_tfds_directory_cannot_name_code(tmp_path, monkeypatch, hidden):
         }
     (tmp_path / "features.json").write_text(json.dumps({"featuresDict": {"features": {"image": feature}}}))
     (tmp_path / "dataset_info.json").write_text('{"name": "coco"}')
-    with pytest.raises(
-        ValueError, match=r"features\.json: the feature evil\.F(eature)? is none of TFDS's own"
-    ):
+    with pytest.raises(ValueError, match=r"features\.json: the feature evil\.F(eature)? is none of TFDS's own"):
         TfdsSource(tmp_path)
     assert "evil" not in sys.modules and "JAXDET_EVIL" not in os.environ
 

@@ -141,9 +141,7 @@ def check_same_model(before, now, workdir):
 
 def check_same_state(before, now, workdir):
     """Raises ValueError if a checkpoint of `before` does not hold the state that `now` trains with."""
-    name, ema = (
-        f"config.optimizer.{key}: {before.optimizer[key]} -> {now.optimizer[key]}" for key in ("name", "ema")
-    )
+    name, ema = (f"config.optimizer.{key}: {before.optimizer[key]} -> {now.optimizer[key]}" for key in ("name", "ema"))
     lines = [name] * (before.optimizer.name != now.optimizer.name)
     lines += [ema] * (bool(before.optimizer.ema) != bool(now.optimizer.ema))
     if lines:

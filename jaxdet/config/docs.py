@@ -21,9 +21,7 @@ def keys():
         rows = [(f"`{key.name}`", default(key), key.rule.words, key.meaning) for key in group]
         text += f"\n## {section or 'Run'}\n\n" + table(("key", "default", "values", "meaning"), rows)
     rows = [
-        (f"`{name}`", *(f"`{recipe[name]!r}`" for recipe in RECIPES.values()))
-        for name in KEYS
-        if name in TORCHVISION
+        (f"`{name}`", *(f"`{recipe[name]!r}`" for recipe in RECIPES.values())) for name in KEYS if name in TORCHVISION
     ]
     return text + "\n## Presets\n\n" + table(("key", *RECIPES), rows) + "\n"
 

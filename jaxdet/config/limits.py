@@ -13,6 +13,4 @@ LIMITS = (
     Key("body_seconds", 10.0, _POSITIVE, "time for a request body to arrive", "seconds"),
     Key("answer_seconds", 30.0, _POSITIVE, "time from there to the answer", "seconds"),
 )
-Limits = collections.namedtuple(
-    "Limits", [key.name for key in LIMITS], defaults=[key.default for key in LIMITS]
-)
+Limits = collections.namedtuple("Limits", [key.name for key in LIMITS], defaults=[key.default for key in LIMITS])

@@ -37,9 +37,7 @@ def whole(lowest, words=""):
 
 def number(words, test=lambda v: True):
     """Rule: a finite number (no bool) that passes `test`."""
-    return Rule(
-        f"a number, {words}", lambda v: type(v) in (int, float) and -math.inf < v < math.inf and test(v)
-    )
+    return Rule(f"a number, {words}", lambda v: type(v) in (int, float) and -math.inf < v < math.inf and test(v))
 
 
 def several(words, each, test):

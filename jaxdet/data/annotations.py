@@ -25,9 +25,7 @@ class Columns:
         self.areas = array.array("d")  # NaN where the annotation has no usable area
         self.crowds = array.array("b")
 
-    def add(
-        self, image: int, annotation_id: Any, label: int, box: Iterable[float], area: Any, crowd: object
-    ) -> None:
+    def add(self, image: int, annotation_id: Any, label: int, box: Iterable[float], area: Any, crowd: object) -> None:
         """One annotation; `box` is four floats x y w h in pixels, the other values are taken as they come."""
         self.images.append(image)
         usable = type(annotation_id) is int and 1 <= annotation_id < 2**62
@@ -137,14 +135,10 @@ def summary(source: Source) -> str:
         by_reason.setdefault(item["reason"], []).append(item)
     for reason, items in sorted(by_reason.items(), key=lambda pair: -len(pair[1])):
         examples = [
-            ", ".join(
-                f"{key} {value!s:.60}" for key, value in item.items() if key not in ("reason", "detail")
-            )
+            ", ".join(f"{key} {value!s:.60}" for key, value in item.items() if key not in ("reason", "detail"))
             for item in items[:3]
         ]
-        lines.append(
-            f"skipped {len(items)}: {reason} ({'; '.join(examples)}{'; ...' if len(items) > 3 else ''})"
-        )
+        lines.append(f"skipped {len(items)}: {reason} ({'; '.join(examples)}{'; ...' if len(items) > 3 else ''})")
     # a name may hold what no terminal takes
     return "\n".join(lines).encode("utf-8", "backslashreplace").decode()
 

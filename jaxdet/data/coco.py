@@ -67,8 +67,7 @@ class CocoSource:
             )
         if not os.path.isdir(self.folder):
             raise FileNotFoundError(
-                f"no image folder at {self.folder} (config keys data.train.images, data.val.images)\n"
-                + HOW_TO_GET_COCO
+                f"no image folder at {self.folder} (config keys data.train.images, data.val.images)\n" + HOW_TO_GET_COCO
             )
         content = load_json(self.path)
         self.categories, known = choose_categories(self.path, content["categories"], categories)
@@ -77,9 +76,7 @@ class CocoSource:
         columns = self._index_annotations(content["annotations"], rows, known)
         self.annotations = Annotations(columns, self.sizes)
         for reason, row, annotation_id in self.annotations.faults:
-            self._skip_annotation(
-                reason, annotation_id or None, int(self.image_ids[row]), self.file_names[row]
-            )
+            self._skip_annotation(reason, annotation_id or None, int(self.image_ids[row]), self.file_names[row])
         self.box_counts = self.annotations.box_counts
         self.crowd_counts, self.clipped_counts = (
             self.annotations.crowd_counts,
@@ -117,12 +114,8 @@ class CocoSource:
         columns, seen = Columns(), set()
         for position, entry in enumerate(section):
             if not isinstance(entry, dict):
-                raise ValueError(
-                    f"{self.path}: annotations[{position}]: expected an object, got {short(entry)}"
-                )
-            annotation_id, image_id, category_id = (
-                _key(entry.get(k)) for k in ("id", "image_id", "category_id")
-            )
+                raise ValueError(f"{self.path}: annotations[{position}]: expected an object, got {short(entry)}")
+            annotation_id, image_id, category_id = (_key(entry.get(k)) for k in ("id", "image_id", "category_id"))
             if annotation_id is not None and annotation_id in seen:
                 self._skip_annotation("annotation id seen before", annotation_id, image_id)
                 continue
@@ -131,9 +124,7 @@ class CocoSource:
                 self._skip_annotation("annotation of an unknown image", annotation_id, image_id)
             elif category_id not in known:
                 detail = f"category_id {category_id}"
-                self._skip_annotation(
-                    "annotation of an unknown category", annotation_id, image_id, detail=detail
-                )
+                self._skip_annotation("annotation of an unknown category", annotation_id, image_id, detail=detail)
             elif (row := rows[image_id]) is not None and category_id in labels:
                 box = _four_floats(entry.get("bbox"))
                 name, crowd = self.file_names[row], entry.get("iscrowd")
@@ -165,11 +156,7 @@ def _key(value: Any) -> Any:
 
 
 def _four_floats(value: Any) -> tuple[float, ...] | None:
-    if (
-        not isinstance(value, list)
-        or len(value) != 4
-        or not all(type(side) in (int, float) for side in value)
-    ):
+    if not isinstance(value, list) or len(value) != 4 or not all(type(side) in (int, float) for side in value):
         return None
     try:
         return tuple(map(float, value))

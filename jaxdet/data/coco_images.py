@@ -1,4 +1,4 @@
-"""The images that a COCO JSON lists, looked up in their folder: which are there, which are whole, how large they are."""
+"""The images that a COCO JSON lists, looked up in their folder: which exist, which are whole, and their sizes."""
 
 import concurrent.futures
 import os
@@ -19,9 +19,9 @@ LEAVES = "file_name leaves the image folder"
 class Images(NamedTuple):
     """The usable images, ids ascending.
 
-    image_ids: int64 [N]. sizes: int32 [N, 2], height and width after the EXIF orientation. file_names: list of N, relative
-    to the folder. rows: {image id: row above, or None for an image that was left out}. skipped: for each of those
-    {"reason", "image_id", "file"}, and "detail" where there is more to say.
+    image_ids: int64 [N]. sizes: int32 [N, 2], height and width after the EXIF orientation. file_names: list of N,
+    relative to the folder. rows: {image id: row above, or None for an image that was left out}. skipped: for each of
+    those {"reason", "image_id", "file"}, and "detail" where there is more to say.
     """
 
     image_ids: Int64[np.ndarray, " N"]
@@ -34,8 +34,8 @@ class Images(NamedTuple):
 def index_images(section: list[Any], folder: str, path: str) -> Images:
     """Looks every entry of the JSON's "images" up in the folder; no image is decoded. Returns `Images`.
 
-    path: of the JSON, for messages. Raises ValueError for an entry that lacks a key or has a value of a wrong type, an id
-    below 0 or twice, and where no image is usable.
+    path: of the JSON, for messages. Raises ValueError for an entry that lacks a key or has a value of a wrong type, an
+    id below 0 or twice, and where no image is usable.
     """
     if not section:
         raise ValueError(f"{path}: images: the list is empty, so there is nothing to read")
@@ -71,9 +71,7 @@ def index_images(section: list[Any], folder: str, path: str) -> Images:
         if isinstance(size, str):
             leave_out("image unreadable or truncated", image_id, size)
         elif any(expected not in (None, found) for expected, found in zip(told, size, strict=True)):
-            detail = (
-                f"the JSON says {told[1]}x{told[0]}, the file has {size[1]}x{size[0]}, orientation applied"
-            )
+            detail = f"the JSON says {told[1]}x{told[0]}, the file has {size[1]}x{size[0]}, orientation applied"
             leave_out("image size differs from the JSON", image_id, detail)
         else:
             rows[image_id] = len(kept)

@@ -1,4 +1,4 @@
-"""The JSON side of a COCO data set: what is in the file, whether it is what it has to be, which categories are wanted."""
+"""The JSON file of a COCO data set: reading it, checking its structure, and choosing categories."""
 
 import difflib
 import json
@@ -30,9 +30,7 @@ def load_json(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(f"{path}: no JSON that can be read: {error}") from None
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict):
-            raise ValueError(
-                f"{path}: expected a JSON object with images, annotations and categories, got a list"
-            )
+            raise ValueError(f"{path}: expected a JSON object with images, annotations and categories, got a list")
         if key not in content:
             raise ValueError(f"{path}: no section {key!r}; there are {sorted(content)}")
         if not isinstance(content[key], list):

@@ -123,9 +123,7 @@ def _unreadable(source: str | os.PathLike[str] | bytes, error: Exception | str) 
     else:
         length, name = os.path.getsize(source), os.fspath(source)
     if isinstance(error, UnidentifiedImageError):
-        return _unreadable(
-            source, "no image in a known format, or its header is damaged" if length else "empty"
-        )
+        return _unreadable(source, "no image in a known format, or its header is damaged" if length else "empty")
     return ValueError(f"{name}: cannot decode: {error}")
 
 
@@ -135,19 +133,14 @@ def _check_size(image: Image.Image) -> None:
         raise ValueError(f"an image of {width}x{height} pixels")
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > limit:
-        raise ValueError(
-            f"{width}x{height} pixels are more than the {limit} that are taken as safe to decode"
-        )
+        raise ValueError(f"{width}x{height} pixels are more than the {limit} that are taken as safe to decode")
 
 
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation 1..8 as the header tells it; 1 if there is none or it is damaged."""
     if image.format == "TIFF":
         return 1  # Pillow turns a TIFF itself, its header's size included
-    if (
-        image.format == "PNG"
-        and not {"exif", "Raw profile type exif", "XML:com.adobe.xmp"} & image.info.keys()
-    ):
+    if image.format == "PNG" and not {"exif", "Raw profile type exif", "XML:com.adobe.xmp"} & image.info.keys():
         return 1  # Pillow would decode the whole image to look for the chunk behind the pixels
     try:
         orientation = image.getexif().get(_ORIENTATION)

@@ -161,9 +161,7 @@ class Loader:
         return slot
 
 
-def empty_batch(
-    batch_size: int, shape: tuple[int, int], boxes: int, dtype: type[np.generic] = np.uint8
-) -> Batch:
+def empty_batch(batch_size: int, shape: tuple[int, int], boxes: int, dtype: type[np.generic] = np.uint8) -> Batch:
     """A batch of slots without an image, to be filled or as an example of what comes. dtype: of the pixels."""
     return {
         "images": np.zeros((batch_size, *shape, 3), dtype),
@@ -220,9 +218,7 @@ class TrainingBatches:
         chosen = [self.loader.chosen(bucket, first + slot) for slot in range(self.batch_size)]
         return np.asarray(self.loader.source.image_ids)[chosen]
 
-    def read(
-        self, start: int, stop: int, workers: int, shard: int = 0, shards: int = 1
-    ) -> grain.DatasetIterator:
+    def read(self, start: int, stop: int, workers: int, shard: int = 0, shards: int = 1) -> grain.DatasetIterator:
         """Iterator over the batches of steps start..stop-1; host `shard` of `shards` reads its part of each batch.
 
         Its `close()` ends the workers.
@@ -265,7 +261,7 @@ class EvaluationBatches:
         return np.array(ids, np.int64).reshape(len(self), self.batch_size)
 
     def read(self, workers: int, shard: int = 0, shards: int = 1) -> grain.DatasetIterator:
-        """Iterator over the batches; host `shard` of `shards` reads its part of each. Its `close()` ends the workers."""
+        """Iterator over the batches; host `shard` of `shards` reads its part. Its `close()` ends the workers."""
         local = self.batch_size // shards
 
         def load(number: int) -> Batch:

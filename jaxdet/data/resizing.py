@@ -48,8 +48,8 @@ class Resizing:
     def size(self, size: Iterable[SupportsIndex], short_side: int | None = None) -> tuple[int, int]:
         """(height, width) of an image of `size` (height, width) after resizing; `short_side` is the largest by default.
 
-        As detectron2's ResizeShortestEdge, or as torchvision's GeneralizedRCNNTransform, whose short side can be one pixel
-        less than asked for.
+        As detectron2's ResizeShortestEdge, or as torchvision's GeneralizedRCNNTransform, whose short side can be one
+        pixel less than asked for.
         """
         height, width = (int(n) for n in size)
         short_side = short_side or self.short_side
@@ -71,8 +71,8 @@ class Resizing:
     def shapes(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """The two padded (height, width) that hold every resized image: landscape and square, then portrait.
 
-        Multiples of 32, the coarsest stride. They depend on the settings alone, so an image is padded alike in training,
-        evaluation and prediction: GroupNorm sees the padding.
+        Multiples of 32, the coarsest stride. They depend on the settings alone, so an image is padded alike in
+        training, evaluation and prediction: GroupNorm sees the padding.
         """
         sides = min(self.short_side, self.longest_side), self.longest_side
         short, long = (-(-side // 32) * 32 for side in sides)
@@ -84,15 +84,17 @@ class Resizing:
 
 
 def is_portrait(height: Any, width: Any) -> Any:
-    """Whether an image of this size after resizing takes the second of `Resizing.shapes`. Numbers or arrays of any kind."""
+    """Whether an image of this size after resizing takes the second of `Resizing.shapes`. Numbers or arrays of any
+    kind.
+    """
     return height > width
 
 
 def original_boxes(boxes: Float[Any, "*B n 4"], scales: Any, sizes: Any) -> Float32[Any, "*B n 4"]:
     """Boxes [..., n, 4] of resized images in pixels of the original images, clipped to them.
 
-    scales: [..., 2], resized / original, vertical and horizontal, as in a batch. sizes: [..., 2], height and width of the
-    originals. Boxes may be a NumPy or a JAX array; the result is of the same kind.
+    scales: [..., 2], resized / original, vertical and horizontal, as in a batch. sizes: [..., 2], height and width of
+    the originals. Boxes may be a NumPy or a JAX array; the result is of the same kind.
     """
     xp = boxes.__array_namespace__()
     boxes, scales, sizes = (xp.asarray(part, dtype=xp.float32) for part in (boxes, scales, sizes))

@@ -32,9 +32,7 @@ from jaxdet.data.types import Category, Record
 IMAGES_IN_A_SHARD = 1000
 
 Objects = tuple[list[Any], ...]  # of one record: ids, areas, labels, crowds, boxes y1 x1 y2 x2 as fractions
-Entry = tuple[
-    int, int, str, tuple[int, int], Objects
-]  # record, image id, file name, (height, width), objects
+Entry = tuple[int, int, str, tuple[int, int], Objects]  # record, image id, file name, (height, width), objects
 
 
 class TfdsSource:
@@ -68,9 +66,7 @@ class TfdsSource:
         listed = category_list(self.directory, names)
         self.categories, _ = choose_categories(self.directory, listed, categories)
         position = {category["id"]: i for i, category in enumerate(self.categories)}
-        labels = [
-            position.get(category["id"]) for category in listed
-        ]  # TFDS label -> ours, None for not chosen
+        labels = [position.get(category["id"]) for category in listed]  # TFDS label -> ours, None for not chosen
         self.skipped: list[dict[str, Any]] = []
 
         entries = self._entries()
@@ -119,9 +115,7 @@ class TfdsSource:
             if isinstance(entry, dict):
                 self.skipped.append(entry)
             elif entry[1] in entries:
-                self.skipped.append(
-                    {"reason": "image id seen before", "image_id": entry[1], "file": entry[2]}
-                )
+                self.skipped.append({"reason": "image id seen before", "image_id": entry[1], "file": entry[2]})
             else:
                 entries[entry[1]] = entry
         return [entries[image_id] for image_id in sorted(entries)]
@@ -144,9 +138,7 @@ class TfdsSource:
 
     def _skip_annotation(self, reason: str, annotation_id: int, row: int) -> None:
         image_id, file = int(self.image_ids[row]), self.file_names[row]
-        self.skipped.append(
-            {"reason": reason, "annotation_id": annotation_id, "image_id": image_id, "file": file}
-        )
+        self.skipped.append({"reason": reason, "annotation_id": annotation_id, "image_id": image_id, "file": file})
 
 
 def build(
@@ -202,13 +194,9 @@ def build(
     with open(os.path.join(output, CATEGORIES_FILE), "w", encoding="utf-8") as file:
         json.dump(source.categories, file)
     lengths = np.diff(bounds).tolist()
-    info = tfds.core.SplitInfo(
-        name=split, shard_lengths=lengths, num_bytes=written, filename_template=template
-    )
+    info = tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=written, filename_template=template)
     infos = [*splits, info]
-    tfds.folder_dataset.write_metadata(
-        data_dir=output, features=features, split_infos=infos, check_data=False
-    )
+    tfds.folder_dataset.write_metadata(data_dir=output, features=features, split_infos=infos, check_data=False)
     return source
 
 
@@ -246,9 +234,7 @@ def _other_splits(output: str, split: str, categories: Iterable[Category]) -> li
         return []
     builder = tfds.builder_from_directory(output)
     if split in builder.info.splits:
-        raise ValueError(
-            f"{output} already has a split {split!r}; delete the directory or choose another --split"
-        )
+        raise ValueError(f"{output} already has a split {split!r}; delete the directory or choose another --split")
     if category_list(output, builder.info.features["objects"]["label"].names) != list(categories):
         raise ValueError(f"{output} has a data set of other categories; choose another --output")
     return list(builder.info.splits.values())
@@ -259,7 +245,8 @@ def _open(directory: str, split: str) -> tuple[Any, Any, list[str]]:
     tfds = import_tfds()
     if not os.path.exists(os.path.join(directory, "dataset_info.json")):
         raise FileNotFoundError(
-            f"no prepared TFDS data set at {directory} (config keys data.train.directory, data.val.directory): it lacks "
+            f"no prepared TFDS data set at {directory} (config keys data.train.directory, data.val.directory): "
+            "it lacks "
             "dataset_info.json, which lies in a folder such as ~/tensorflow_datasets/coco/2017/1.1.0. Make one with "
             "python -m jaxdet.data.tfds --images DIR --annotations FILE --output DIR\n" + HOW_TO_GET_COCO
         )
@@ -352,9 +339,7 @@ def _scan(records: Any, features: Any, start: int, stop: int) -> list[Entry | di
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxdet.data.tfds", description=str(build.__doc__).split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m jaxdet.data.tfds", description=str(build.__doc__).split("\n")[0])
     parser.add_argument("--images", required=True, help="folder of the images")
     parser.add_argument("--annotations", required=True, help="COCO JSON file")
     parser.add_argument("--output", required=True, help="directory of the data set")

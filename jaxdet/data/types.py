@@ -35,10 +35,9 @@ class Record(Targets):
 class Batch(TypedDict):
     """Images at one padded shape with their boxes, x1 y1 x2 y2 in pixels of the resized image; crowds are left out.
 
-    images: padded right and below, normalised later on the device; float32 0..255 where the split's `resizing` is torchvision's.
-    image_sizes: height, width before padding; 0, 0 for a slot without an image.
-    image_ids: -1 for a slot without an image.
-    scales: resized / original, vertical and horizontal.
+    images: padded right and below, normalised later on the device; float32 0..255 where the split's `resizing` is
+    torchvision's. image_sizes: height, width before padding; 0, 0 for a slot without an image. image_ids: -1 for a slot
+    without an image. scales: resized / original, vertical and horizontal.
     """
 
     images: UInt8[np.ndarray, "B H W 3"] | Float32[np.ndarray, "B H W 3"]

@@ -69,19 +69,13 @@ def to_arrays(
     wanted = _category_ids(ground_truth["categories"], categories)
     detections = _read_json(detections)
     check_results(detections, ground_truth)
-    number = {
-        image_id: i for i, image_id in enumerate(sorted({image["id"] for image in ground_truth["images"]}))
-    }
+    number = {image_id: i for i, image_id in enumerate(sorted({image["id"] for image in ground_truth["images"]}))}
     place = {category: k for k, category in enumerate(sorted(wanted))}
 
     def arrays(items: Results, **more: type) -> Columns:
-        rows = [
-            i for i, item in enumerate(items) if item["image_id"] in number and item["category_id"] in place
-        ]
+        rows = [i for i, item in enumerate(items) if item["image_id"] in number and item["category_id"] in place]
         kept = [items[i] for i in rows]
-        columns: Columns = {
-            name: np.array([item[name] for item in kept], kind) for name, kind in more.items()
-        }
+        columns: Columns = {name: np.array([item[name] for item in kept], kind) for name, kind in more.items()}
         return columns | {
             "row": np.array(rows, int),
             "image": np.array([number[item["image_id"]] for item in kept], int),
@@ -219,9 +213,7 @@ def load_ground_truth(source: Json) -> GroundTruth:
     return {
         "images": [{"id": image["id"]} for image in ground_truth["images"]],
         "annotations": [_annotation(row) for row in ground_truth["annotations"]],
-        "categories": [
-            {"id": category["id"], "name": category.get("name")} for category in ground_truth["categories"]
-        ],
+        "categories": [{"id": category["id"], "name": category.get("name")} for category in ground_truth["categories"]],
     }
 
 
@@ -255,9 +247,7 @@ def _category_ids(categories: Iterable[dict[str, Any]], wanted: Wanted | None) -
     return ids
 
 
-def check_results(
-    results: Json, ground_truth: GroundTruth, keys: Sequence[str] = (*_BOX_KEYS, "score")
-) -> None:
+def check_results(results: Json, ground_truth: GroundTruth, keys: Sequence[str] = (*_BOX_KEYS, "score")) -> None:
     if not isinstance(results, list | tuple):
         raise ValueError(f"detections must be a list in COCO's result format, not {type(results).__name__}")
     images = {image["id"] for image in ground_truth["images"]}
@@ -268,9 +258,7 @@ def check_results(
             missing = next(key for key in keys if key not in row)
             raise ValueError(f"detection {index} has no {missing}: {row}")
         if row["image_id"] not in images:
-            raise ValueError(
-                f"detection {index} is of image {row['image_id']!r}, which is not in the ground truth"
-            )
+            raise ValueError(f"detection {index} is of image {row['image_id']!r}, which is not in the ground truth")
         if "category_id" in keys and row["category_id"] not in categories:
             raise ValueError(
                 f"detection {index}, of image {row['image_id']!r}, has category {row['category_id']!r}, "

@@ -21,9 +21,9 @@ class _Waiting(NamedTuple):
 class Batches:
     """`submit(image)` -> a Future of what `detector(image)` returns.
 
-    largest: images per batch. `start` compiles batches of every power of two up to it, for both orientations; nothing is
-    compiled later. waiting: length of the queue; `submit` raises Full if it is full. observe: called with the number of
-    images of each batch. Waiting images are batched as soon as the network is free; none waits for a batch to fill.
+    largest: images per batch. `start` compiles batches of every power of two up to it, for both orientations; nothing
+    is compiled later. waiting: length of the queue; `submit` raises Full if it is full. observe: called with the number
+    of images of each batch. Waiting images are batched as soon as the network is free; none waits for a batch to fill.
     """
 
     def __init__(self, detector, largest, waiting, observe=lambda count: None):

@@ -69,9 +69,7 @@ class Detector:
     ) -> tuple[np.ndarray, tuple[int, int], Float[np.ndarray, "2"]]:
         """The network's input for one image: padded [H, W, 3], its size before padding, its scales. Raises like a call."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise ValueError(
-                f"an image must be uint8 [H, W, 3] in RGB, not {image.dtype} {list(image.shape)}"
-            )
+            raise ValueError(f"an image must be uint8 [H, W, 3] in RGB, not {image.dtype} {list(image.shape)}")
         size = self.resizing.size(image.shape[:2])
         resized, _, scales = transforms.resize(image, np.zeros((0, 4), np.float32), size, self.resizing.kind)
         return transforms.pad(resized, self.resizing.shape(size)), size, scales
@@ -88,7 +86,4 @@ class Detector:
 def as_json(found: dict[str, np.ndarray], names: Sequence[str]) -> list[dict[str, Any]]:
     """Detections of one image as [{"box": [x1, y1, x2, y2], "score", "label": name}], best first."""
     columns = (found[name].tolist() for name in ("boxes", "scores", "labels"))
-    return [
-        {"box": box, "score": score, "label": names[label]}
-        for box, score, label in zip(*columns, strict=True)
-    ]
+    return [{"box": box, "score": score, "label": names[label]} for box, score, label in zip(*columns, strict=True)]

@@ -26,9 +26,7 @@ def draw(image, boxes, scores=None, labels=None, names=None, ground_truth=None, 
     """
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(
-            f"an image to draw on must be uint8 [H, W, 3], not {image.dtype} {list(image.shape)}"
-        )
+        raise ValueError(f"an image to draw on must be uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
     drawing = Image.fromarray(image).copy()
     canvas = ImageDraw.Draw(drawing)
     # Both follow the size of the image, because a page scales it as a whole. Text needs at least ten pixels.
@@ -129,7 +127,7 @@ def _dashed(canvas, corners, line):
 
 
 def _place(corners, text, font, taken, size):
-    """Place for the text: above the box, else below it, else inside; in the image, and over no other text if possible."""
+    """Place for the text: above the box, else below it, else inside; over no other text if possible."""
     ascent, descent = font.getmetrics()
     width, height = math.ceil(font.getlength(text)) + ascent // 2, ascent + descent
     x = max(0, min(corners[0], size[0] - width))

@@ -33,8 +33,9 @@ TOLERANCES = {"float32": 1e-4, "bfloat16": 2e-2}
 def export_run(workdir, output, parameters_beside=False):
     """Writes the detector of a workdir (see `jaxdet.load`) to the file `output`, and runs the written file.
 
-    Returns what to print. Raises FileNotFoundError if there is no run. Raises ValueError, and keeps no file, if its detections
-    are not the detector's. Raises ValueError also if there is an OUTPUT.safetensors that would not belong to OUTPUT.
+    Returns what to print. Raises FileNotFoundError if there is no run. Raises ValueError, and keeps no file, if its
+    detections are not the detector's. Raises ValueError also if there is an OUTPUT.safetensors that would not belong to
+    OUTPUT.
     """
     output = pathlib.Path(output)
     if output.is_dir():
@@ -101,10 +102,10 @@ def export_detector(detector, parameters=None):
 def detect_images(detector, variables, images, sizes):
     """What `detector(image)` does, for a batch, on the device.
 
-    images uint8 [B, H, W, 3], RGB, each in the upper left corner of its row; sizes int32 [B, 2], the height and width of each
-    image, zeros for none. Returns {"boxes" [B, D, 4] x1 y1 x2 y2 in pixels of the image, "scores" [B, D] best first,
-    "labels" [B, D], "valid" [B, D]}; rows that are not valid are 0. Landscape and portrait images have padded shapes of
-    their own, so a batch of both takes two passes through the network.
+    images uint8 [B, H, W, 3], RGB, each in the upper left corner of its row; sizes int32 [B, 2], the height and width
+    of each image, zeros for none. Returns {"boxes" [B, D, 4] x1 y1 x2 y2 in pixels of the image, "scores" [B, D] best
+    first, "labels" [B, D], "valid" [B, D]}; rows that are not valid are 0. Landscape and portrait images have padded
+    shapes of their own, so a batch of both takes two passes through the network.
     """
     resizing = detector.resizing
     resized = resized_sizes(sizes, resizing.short_side, resizing.longest_side, resizing.kind)
@@ -136,8 +137,8 @@ def _detect_shape(detector, shape, resized, arguments):
 def check(path, detector, parameters_path=None):
     """Loads a written file, runs it on drawn scenes of several sizes, and says how well it agrees with the detector.
 
-    Raises ValueError if a detection differs by more than TOLERANCES, or has no partner. A detection may lack a partner if its
-    score is so close to the threshold, or to the last of a full list, that rounding decides.
+    Raises ValueError if a detection differs by more than TOLERANCES, or has no partner. A detection may lack a partner
+    if its score is so close to the threshold, or to the last of a full list, that rounding decides.
     """
     run = jax.jit(export.deserialize(bytearray(path.read_bytes())).call)
     parameters = [load_file(parameters_path)] if parameters_path else []
@@ -155,17 +156,13 @@ def check(path, detector, parameters_path=None):
         expected = detector(images[row, :height, :width])
         valid = found["valid"][row]
         ours = {name: found[name][row, valid] for name in expected}
-        full = [
-            x["scores"][-1] for x in (expected, ours) if len(x["scores"]) == model.test.detections_per_image
-        ]
+        full = [x["scores"][-1] for x in (expected, ours) if len(x["scores"]) == model.test.detections_per_image]
         least = max([model.test.score_threshold, *full]) + tolerance
         worst = max(worst, difference(expected, ours, max(height, width), least))
         count += len(expected["scores"])
     allowed = f"{tolerance:g} allowed in {model.dtype}"
     if not worst <= tolerance:
-        raise ValueError(
-            f"the exported file differs from the detector by {worst:.2g} on drawn scenes, with {allowed}"
-        )
+        raise ValueError(f"the exported file differs from the detector by {worst:.2g} on drawn scenes, with {allowed}")
     return (
         f"run again from the file: {count} detections on {len(sizes) - 1} drawn scenes differ by at most {worst:.1e} "
         f"({allowed})"
@@ -173,10 +170,11 @@ def check(path, detector, parameters_path=None):
 
 
 def difference(a, b, side, least=0.0):
-    """The largest difference between two lists of detections of one image: of scores, or of boxes relative to `side` pixels.
+    """The largest difference between two lists of detections of one image: of scores, or of boxes relative to `side`
+    pixels.
 
-    Since equal scores have no order, each detection with a score of at least `least` is compared with the nearest one of its
-    label in the other list. Infinite if the other list lacks its label.
+    Since equal scores have no order, each detection with a score of at least `least` is compared with the nearest one
+    of its label in the other list. Infinite if the other list lacks its label.
     """
     if len(a["scores"]) == len(b["scores"]) == 0:
         return 0.0

@@ -27,9 +27,9 @@ def predict_all(workdir, inputs, output=None, threshold=0.5):
     """Writes each image with its detections drawn, and OUTPUT/detections.json with the detections of all images.
 
     inputs: files, folders (all images and videos below them, by suffix), or glob patterns. A video becomes NAME.mp4 and
-    NAME.jsonl, with a line per frame (see jaxdet.inference.video). output: a folder, by default WORKDIR/predictions. If it is
-    inside an input folder, its files are not read; no input is overwritten. threshold: the lowest score that is drawn;
-    the JSON has all detections.
+    NAME.jsonl, with a line per frame (see jaxdet.inference.video). output: a folder, by default WORKDIR/predictions. If
+    it is inside an input folder, its files are not read; no input is overwritten. threshold: the lowest score that is
+    drawn; the JSON has all detections.
 
     Returns what to print, and a line for each input that was left out. Raises FileNotFoundError if there is no run.
     """

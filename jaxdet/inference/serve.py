@@ -1,7 +1,8 @@
 """A detector as a small HTTP service: POST an image, get its detections.
 
-Images are decoded in a few threads and detected in one (jaxdet.inference.batching). Bytes, pixels, number and time of the
-requests are limited, each with a status and a JSON error of its own. Bodies stay in memory; no file is read or written.
+Images are decoded in a few threads and detected in one (jaxdet.inference.batching). Bytes, pixels, number and time of
+the requests are limited, each with a status and a JSON error of its own. Bodies stay in memory; no file is read or
+written.
 """
 
 import asyncio
@@ -50,17 +51,15 @@ class Refused(Exception):
 def serve(workdir, host, port, **limits):
     """Serves the detector of a workdir until SIGINT or SIGTERM, then answers the accepted requests and returns.
 
-    limits: see jaxdet.config.limits. Raises FileNotFoundError if there is no run, OSError if the port is taken, ValueError if
-    it is not a port number, or as `application`.
+    limits: see jaxdet.config.limits. Raises FileNotFoundError if there is no run, OSError if the port is taken,
+    ValueError if it is not a port number, or as `application`.
     """
     if not 0 <= port < 65536:
         raise ValueError(f"--port is {port}; ports are 0 to 65535")
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     with listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(
-            (host, port)
-        )  # before the compilation, which takes minutes; no connection is accepted yet
+        listener.bind((host, port))  # before the compilation, which takes minutes; no connection is accepted yet
         detector = jaxdet.load(workdir)
         app = application(detector, **limits)
         shown = f"[{host}]" if ":" in host else host
@@ -86,8 +85,9 @@ def serve(workdir, host, port, **limits):
 def application(detector, **limits):
     """The ASGI application. Call `app.state.batches.start()` before the first request.
 
-    limits: values of jaxdet.config.limits other than the defaults. `app.state.seconds` is the longest time of a request.
-    Raises ValueError if max_pixels is above `PIL.Image.MAX_IMAGE_PIXELS`, because Pillow would refuse such images.
+    limits: values of jaxdet.config.limits other than the defaults. `app.state.seconds` is the longest time of a
+    request. Raises ValueError if max_pixels is above `PIL.Image.MAX_IMAGE_PIXELS`, because Pillow would refuse such
+    images.
     """
     limits = Limits(**limits)
     if Image.MAX_IMAGE_PIXELS is not None and limits.max_pixels > Image.MAX_IMAGE_PIXELS:
@@ -134,9 +134,7 @@ def application(detector, **limits):
             async with asyncio.timeout(limits.answer_seconds):
                 (height, width), found = await detections(body)
                 if kind in DRAWN:
-                    drawn = await in_pool(
-                        drawing, body, found, names, 0.5 if threshold is None else threshold, kind
-                    )
+                    drawn = await in_pool(drawing, body, found, names, 0.5 if threshold is None else threshold, kind)
                     return Response(drawn, media_type=kind)
         except TimeoutError:
             raise Refused(504, "too_slow", f"no answer within {limits.answer_seconds:g} s") from None
@@ -291,9 +289,7 @@ async def drain(request, most):
     if request.headers.get("expect"):  # it has not sent the body yet
         return
     received = 0
-    with contextlib.suppress(
-        TimeoutError, ClientDisconnect, RuntimeError
-    ):  # RuntimeError: it was read to the end
+    with contextlib.suppress(TimeoutError, ClientDisconnect, RuntimeError):  # RuntimeError: it was read to the end
         async with asyncio.timeout(1):
             async for chunk in request.stream():
                 received += len(chunk)

@@ -7,8 +7,10 @@ PAGE = """<!doctype html>
 <link rel="icon" href="data:,">
 <title>jaxdet</title>
 <style>
-  body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; color: #222; background: #fff }
-  label.drop { display: block; border: 2px dashed #777; border-radius: .5rem; padding: 2rem 1rem; text-align: center; cursor: pointer }
+  body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem;
+         color: #222; background: #fff }
+  label.drop { display: block; border: 2px dashed #777; border-radius: .5rem; padding: 2rem 1rem;
+               text-align: center; cursor: pointer }
   label.drop.over, label.drop:focus-within { border-color: #0072b2; background: #eef6fb }
   input[type=file] { position: absolute; opacity: 0; width: 1px }
   img { max-width: 100%; height: auto; margin-top: 1rem }

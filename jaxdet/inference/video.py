@@ -19,12 +19,12 @@ from jaxdet.inference.drawing import draw
 def predict_video(detector, path, output, threshold=0.5):
     """Writes `output`, an .mp4 (H.264) of the frames with their detections drawn, and a .jsonl with one line per frame.
 
-    A line is {"frame": number from 0, "time": seconds, "detections": as in detections.json}. Frames keep their times, so a
-    frame rate that varies is kept too. The rotation stored in the file is applied. There is no sound. A side with an odd
-    number of pixels grows by one, as H.264 requires. The files appear when they are complete.
+    A line is {"frame": number from 0, "time": seconds, "detections": as in detections.json}. Frames keep their times,
+    so a frame rate that varies is kept too. The rotation stored in the file is applied. There is no sound. A side with
+    an odd number of pixels grows by one, as H.264 requires. The files appear when they are complete.
 
-    Raises ValueError if the file is not a video, holds no frame, breaks off in the middle, or cannot be encoded again by
-    FFmpeg; OSError if it cannot be read.
+    Raises ValueError if the file is not a video, holds no frame, breaks off in the middle, or cannot be encoded again
+    by FFmpeg; OSError if it cannot be read.
     """
     names = [category["name"] for category in detector.categories]
     lines_path = output.with_suffix(".jsonl")
@@ -43,9 +43,7 @@ def predict_video(detector, path, output, threshold=0.5):
             time_base = fractions.Fraction(1, rate.numerator * -(-90_000 // rate.numerator))
             last = -1
             encoder = None
-            bar = tqdm.tqdm(
-                _frames(source, stream, rate), total=stream.frames or None, unit="frame", leave=False
-            )
+            bar = tqdm.tqdm(_frames(source, stream, rate), total=stream.frames or None, unit="frame", leave=False)
             for count, (image, time) in enumerate(bar, 1):
                 if encoder is None:
                     encoder = target.add_stream("libx264", rate=rate)
@@ -56,12 +54,8 @@ def predict_video(detector, path, output, threshold=0.5):
                 found = detector(image)
                 row = {"frame": count - 1, "time": round(float(time), 6), "detections": as_json(found, names)}
                 lines.write(json.dumps(row) + "\n")
-                drawn = draw(
-                    image, found["boxes"], found["scores"], found["labels"], names, threshold=threshold
-                )
-                drawn = np.pad(
-                    np.asarray(drawn), ((0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)), "edge"
-                )
+                drawn = draw(image, found["boxes"], found["scores"], found["labels"], names, threshold=threshold)
+                drawn = np.pad(np.asarray(drawn), ((0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)), "edge")
                 frame = av.VideoFrame.from_ndarray(drawn, format="rgb24")
                 last = max(last + 1, round(time / time_base))
                 frame.pts, frame.time_base = last, time_base
@@ -93,7 +87,8 @@ def _open(file):
 def _frames(source, stream, rate):
     """(uint8 [H, W, 3], time in seconds, a Fraction) of every frame.
 
-    Some containers round times to milliseconds. A time that is this close to a multiple of the frame interval is set to it.
+    Some containers round times to milliseconds. A time that is this close to a multiple of the frame interval is set to
+    it.
     """
     time, shape = -1 / rate, None
     try:

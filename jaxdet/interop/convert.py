@@ -33,8 +33,9 @@ def convert(library, source, output, config, classes=(), inputs=None, norm_epsil
 
     config: everything that neither the file nor the library's preset decides (changed in place). classes: names of COCO
     categories to keep of a detector. inputs: "imagenet" or "msra", how the backbone is fed, and norm_epsilon: of its
-    norms, where what is known of the library's files does not hold for this one. Raises ValueError, naming parameters, if names or shapes are not those of a
-    detector or ImageNet classifier (ResNet-18 to -101) that jaxdet has; nothing is written then.
+    norms, where what is known of the library's files does not hold for this one. Raises ValueError, naming parameters,
+    if names or shapes are not those of a detector or ImageNet classifier (ResNet-18 to -101) that jaxdet has; nothing
+    is written then.
     """
     output = Workdir(output)
     if output.path.exists() and any(output.path.iterdir()):
@@ -46,9 +47,7 @@ def convert(library, source, output, config, classes=(), inputs=None, norm_epsil
     fixed = {}
     if library == "detectron2":
         arrays, fixed = detectron2.without_constants(arrays)
-    means = {
-        name.removesuffix("running_mean") + MEANINGLESS for name in arrays if name.endswith("running_mean")
-    }
+    means = {name.removesuffix("running_mean") + MEANINGLESS for name in arrays if name.endswith("running_mean")}
     counters = [name for name in arrays if name in means]
     named = [(_today(name), value) for name, value in arrays.items() if name not in counters]
     arrays = dict(named)
@@ -83,9 +82,7 @@ def convert(library, source, output, config, classes=(), inputs=None, norm_epsil
             raise ValueError(f"{source} does not fit:\n  of the classifier there is {ignored} alone")
         if classifier["weight"] != (*classifier["bias"], channels):
             shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in unread.items())
-            raise ValueError(
-                f"{source} does not fit:\n  {shapes}, expected weight [n, {channels}] and bias [n]"
-            )
+            raise ValueError(f"{source} does not fit:\n  {shapes}, expected weight [n, {channels}] and bias [n]")
     detectron2.check_constants(source, fixed, config)
     variables, rest = from_torch(arrays, expected, config, theirs)
     unread |= rest
@@ -105,9 +102,7 @@ def convert(library, source, output, config, classes=(), inputs=None, norm_epsil
     lines += [f"classes kept: {', '.join(classes)}"] * bool(classes)
     one = "its one class is" if config.model.roi_head else "an RPN tells no classes apart: what it finds is"
     lines += [f"{one} taken for person"] * (whole and not classes and len(categories) == 1)
-    lines += [
-        f"fed as {inputs} (--inputs), norms with epsilon {config.model.backbone.norm_epsilon:g} (--norm-epsilon)"
-    ]
+    lines += [f"fed as {inputs} (--inputs), norms with epsilon {config.model.backbone.norm_epsilon:g} (--norm-epsilon)"]
     what = "a detector for jaxdet.load, eval.py and" if whole else "a backbone for"
     lines += [f"ResNet-{config.model.backbone.depth}: {what} config.init_from in {output}"]
     return "\n".join(lines)
@@ -143,9 +138,7 @@ def convert_back(library, directory, output):
             "model.backbone.stride_in_1x1=True": backbone.stride_in_1x1 and backbone.depth >= 50,
         }
     if any(odd.values()):
-        raise ValueError(
-            f"{library} has no place for {', '.join(key for key, value in odd.items() if value)}"
-        )
+        raise ValueError(f"{library} has no place for {', '.join(key for key, value in odd.items() if value)}")
     unread = load(workdir.unread_file.read_bytes()) if workdir.unread_file.exists() else {}
     arrays = {}
     for path, value in variables.items():

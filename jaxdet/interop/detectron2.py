@@ -1,4 +1,5 @@
-"""detectron2's detectors, Faster R-CNN and RPN alone on ResNet and FPN: their names, and what a file says of the config.
+"""detectron2's detectors, Faster R-CNN and RPN alone on ResNet and FPN: their names, and what a file says of the
+config.
 
 Its ImageNet backbones come under Caffe2's names (`MSRA/R-50.pkl`), or under its own where they were torchvision's.
 """
@@ -67,7 +68,9 @@ def from_caffe2(arrays):
 
 
 def without_constants(arrays):
-    """Arrays without, and those of, what older files hold beside parameters: cell anchors, mean and deviation of pixels."""
+    """Arrays without, and those of, what older files hold beside parameters: cell anchors, mean and deviation of
+    pixels.
+    """
     constants = {
         name: value
         for name, value in arrays.items()
@@ -83,9 +86,7 @@ def check_constants(source, constants, config):
     expected = {name: np.array(config.model[name]) for name in ("pixel_mean", "pixel_std")}
     for level, side in enumerate(config.model.rpn.anchor_sizes):
         halves = np.stack([side / ratios, side * ratios], -1) / 2
-        expected[f"proposal_generator.anchor_generator.cell_anchors.{level}"] = np.concatenate(
-            [-halves, halves], -1
-        )
+        expected[f"proposal_generator.anchor_generator.cell_anchors.{level}"] = np.concatenate([-halves, halves], -1)
     for name, value in constants.items():
         here = expected.get(name)
         if here is None or here.size != value.size or np.abs(here - value.reshape(here.shape)).max() > 1e-2:

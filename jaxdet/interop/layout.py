@@ -1,7 +1,8 @@
-"""How arrays stand in torch and here. Kernels there are [out, in, h, w] and [out, in], here [h, w, in, out] and [in, out].
+"""How arrays stand in torch and here. Kernels there are [out, in, h, w] and [out, in], here [h, w, in, out] and [in,
+out].
 
-A crop is channel-first in torch, so the first dense layer after it has another order of inputs; torchvision's class 0 is
-the background, which is last here, and it has deltas of the background, which nobody reads.
+A crop is channel-first in torch, so the first dense layer after it has another order of inputs; torchvision's class 0
+is the background, which is last here, and it has deltas of the background, which nobody reads.
 """
 
 import re

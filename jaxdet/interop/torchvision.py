@@ -55,8 +55,8 @@ def _block(kind, level, norm):
 def recognise(shapes):
     """Config keys that the names and shapes of a detector decide.
 
-    Two variants: `fasterrcnn_resnet50_fpn` and its kin with frozen norms, and `.._v2`, which trains norms everywhere and
-    has four convolutions in the box head and two in the RPN. A COCO_V1 file (91 outputs, frozen norms) is run with
+    Two variants: `fasterrcnn_resnet50_fpn` and its kin with frozen norms, and `.._v2`, which trains norms everywhere
+    and has four convolutions in the box head and two in the RPN. A COCO_V1 file (91 outputs, frozen norms) is run with
     epsilon 0 by torchvision, as its weights were made so.
     """
     outputs = shapes["roi_heads.box_predictor.cls_score.weight"][0]

@@ -59,14 +59,10 @@ def _read_torch(path):
     try:
         import torch
     except ImportError:
-        raise ImportError(
-            f"{path} needs torch to be read: pip install torch, or save it as .safetensors"
-        ) from None
+        raise ImportError(f"{path} needs torch to be read: pip install torch, or save it as .safetensors") from None
 
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
-        raise ImportError(
-            f"{path} needs torch 2.6 or newer: a file can make older ones execute code (CVE-2025-32434)"
-        )
+        raise ImportError(f"{path} needs torch 2.6 or newer: a file can make older ones execute code (CVE-2025-32434)")
 
     return torch.load(path, map_location="cpu", weights_only=True)
 
@@ -81,8 +77,8 @@ def _stand_ins(size):
     """{(module, name): callable} of all that a pickle of arrays asks for, in the spellings of NumPy 1 and 2.
 
     NumPy's own would take item sizes and flags from the file, and with them addresses for objects. Made anew for each
-    file, which could change what it is given. Together they copy no more than `size`, the bytes of the file: each honest
-    text and pair is copied once.
+    file, which could change what it is given. Together they copy no more than `size`, the bytes of the file: each
+    honest text and pair is copied once.
     """
     left = size
 
@@ -140,8 +136,8 @@ def _stand_ins(size):
 class _ArraysOnly(pickle._Unpickler):
     """Python's own unpickler: the one in C takes as much memory as a number in the file says, before it looks further.
 
-    Without what arrays by name never need, such as sets, and with texts and numbers alone as keys: hashing nested tuples that
-    share their parts takes as long as a file likes.
+    Without what arrays by name never need, such as sets, and with texts and numbers alone as keys: hashing nested
+    tuples that share their parts takes as long as a file likes.
     """
 
     def __init__(self, data):

@@ -88,9 +88,7 @@ class BoxHead(nn.Module):
             name="class_logits",
         )(x)
         sets = 1 if self.class_agnostic else self.num_classes
-        deltas = nn.Dense(
-            sets * 4, kernel_init=nn.initializers.normal(0.001), dtype=self.dtype, name="box_deltas"
-        )(x)
+        deltas = nn.Dense(sets * 4, kernel_init=nn.initializers.normal(0.001), dtype=self.dtype, name="box_deltas")(x)
         return logits.astype(jnp.float32), deltas.astype(jnp.float32).reshape(images, count, sets, 4)
 
     @nn.nowrap

@@ -71,9 +71,7 @@ class RPN(nn.Module):
         ratios = len(self.anchor_ratios)
         init = nn.initializers.normal(0.01)
         channels = pyramid[0].shape[-1]
-        convs = [
-            Conv(channels, kernel_init=init, dtype=self.dtype, name=f"conv{i}") for i in range(self.num_convs)
-        ]
+        convs = [Conv(channels, kernel_init=init, dtype=self.dtype, name=f"conv{i}") for i in range(self.num_convs)]
         objectness = Conv(ratios, 1, kernel_init=init, dtype=self.dtype, name="objectness_logits")
         deltas = Conv(ratios * 4, 1, kernel_init=init, dtype=self.dtype, name="box_deltas")
         for conv in convs[:-1]:
@@ -113,9 +111,7 @@ class RPN(nn.Module):
             strides = [tuple(n // g for n, g in zip(padded_size, shape, strict=True)) for shape in shapes]
         else:
             strides = [(4 * 2**i, 4 * 2**i) for i in range(len(shapes))]
-        return pyramid_anchors(
-            shapes, strides, self.anchor_sizes, self.anchor_ratios, rounded=self.rounded_anchors
-        )
+        return pyramid_anchors(shapes, strides, self.anchor_sizes, self.anchor_ratios, rounded=self.rounded_anchors)
 
     @nn.nowrap
     @jax.named_scope("proposals")

@@ -43,9 +43,7 @@ def conv2d(
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
     kh, kw = kernel.shape[:2]
     if padding == 0 and x.shape[1:3] == (kh, kw):
-        return _matmul(x.reshape(len(x), -1), kernel.astype(x.dtype).reshape(-1, kernel.shape[3]))[
-            :, None, None
-        ]
+        return _matmul(x.reshape(len(x), -1), kernel.astype(x.dtype).reshape(-1, kernel.shape[3]))[:, None, None]
     pads = ((kh // 2,) * 2, (kw // 2,) * 2) if padding is None else ((padding,) * 2,) * 2
     return _conv(stride, pads, x, kernel.astype(x.dtype))
 
@@ -62,9 +60,7 @@ def _forward(stride: int, pads: Pads, x: Maps, kernel: Kernel) -> tuple[Outputs,
     return _conv(stride, pads, x, kernel), (x, kernel)
 
 
-def _backward(
-    stride: int, pads: Pads, residuals: tuple[Maps, Kernel], cotangent: Outputs
-) -> tuple[Maps, Kernel]:
+def _backward(stride: int, pads: Pads, residuals: tuple[Maps, Kernel], cotangent: Outputs) -> tuple[Maps, Kernel]:
     x, kernel = residuals
     plain_input = functools.partial(_plain_input_gradient, stride, pads, x.shape)
     plain_filter = functools.partial(_plain_filter_gradient, stride, pads, kernel.shape)
@@ -72,12 +68,7 @@ def _backward(
     if _is_pointwise(kernel, pads):
         on_cpu_input = functools.partial(_product_input_gradient, stride, x.shape)
         on_cpu_filter = functools.partial(_product_filter_gradient, stride)
-    elif (
-        stride == 1
-        and math.prod(x.shape[:3]) >= LONG
-        and math.prod(kernel.shape[2:]) >= WIDE
-        and _one_device()
-    ):
+    elif stride == 1 and math.prod(x.shape[:3]) >= LONG and math.prod(kernel.shape[2:]) >= WIDE and _one_device():
         on_cpu_filter = functools.partial(_strips_filter_gradient, pads, kernel.shape)
     return (
         jax.lax.platform_dependent(kernel, cotangent, cpu=on_cpu_input, default=plain_input),
@@ -129,13 +120,9 @@ def _product(stride: int, x: Maps, kernel: Kernel) -> Outputs:
     return _matmul(x[:, ::stride, ::stride], kernel[0, 0])
 
 
-def _product_input_gradient(
-    stride: int, x_shape: tuple[int, ...], kernel: Kernel, cotangent: Outputs
-) -> Maps:
+def _product_input_gradient(stride: int, x_shape: tuple[int, ...], kernel: Kernel, cotangent: Outputs) -> Maps:
     gradient = _matmul(cotangent, kernel[0, 0].T)
-    rows, columns = (
-        (0, x_shape[axis] - (cotangent.shape[axis] - 1) * stride - 1, stride - 1) for axis in (1, 2)
-    )
+    rows, columns = ((0, x_shape[axis] - (cotangent.shape[axis] - 1) * stride - 1, stride - 1) for axis in (1, 2))
     return jax.lax.pad(gradient, jnp.zeros((), gradient.dtype), ((0, 0, 0), rows, columns, (0, 0, 0)))
 
 

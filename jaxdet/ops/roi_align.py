@@ -49,9 +49,7 @@ def box_levels(
     boxes = jnp.asarray(boxes, jnp.float32)
     width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
     side = jnp.sqrt(jnp.where((width > 0) & (height > 0), width * height, 0.0)) / CANONICAL_SIDE
-    thresholds = [
-        2.0 ** (level - CANONICAL_LEVEL - level_epsilon) for level in range(lowest + 1, highest + 1)
-    ]
+    thresholds = [2.0 ** (level - CANONICAL_LEVEL - level_epsilon) for level in range(lowest + 1, highest + 1)]
     reached = [(side >= threshold).astype(jnp.int32) for threshold in thresholds]
     return sum(reached, jnp.full(side.shape, lowest, jnp.int32))
 
@@ -181,9 +179,7 @@ def _sample(shapes: Shapes, features: Levels, taps: Taps) -> Float[Array, "N siz
     return total.astype(cells.dtype)
 
 
-def _sample_forward(
-    shapes: Shapes, features: Levels, taps: Taps
-) -> tuple[Float[Array, "N size size C"], Taps]:
+def _sample_forward(shapes: Shapes, features: Levels, taps: Taps) -> tuple[Float[Array, "N size size C"], Taps]:
     return _sample(shapes, features, taps), taps
 
 
@@ -236,8 +232,7 @@ def _add_tiles(
         return _add_box(cells, *jax.tree.map(lambda array: array[order[position]], (image, taps, cotangent)))
 
     return tuple(
-        jax.lax.fori_loop(start, end, add_box, cells)
-        for start, end, cells in zip(starts, ends, levels, strict=True)
+        jax.lax.fori_loop(start, end, add_box, cells) for start, end, cells in zip(starts, ends, levels, strict=True)
     )
 
 

@@ -15,9 +15,9 @@ from jaxdet.pages import plots
 def anchor_statistics(config, source, split):
     """How well the anchors fit the boxes of a source that are not crowds, in pixels of the resized image.
 
-    split: config.data.train or .val; each of its short sides counts. Returns "count" of anchors and "shape" of the first batch shape,
-    "positive_iou", "ious", "rows" (by size: boxes, shares that some anchor overlaps by each of the ious, median of the best IoU)
-    and "panels" (SVG).
+    split: config.data.train or .val; each of its short sides counts. Returns "count" of anchors and "shape" of the
+    first batch shape, "positive_iou", "ious", "rows" (by size: boxes, shares that some anchor overlaps by each of the
+    ious, median of the best IoU) and "panels" (SVG).
     """
     truth = source.ground_truth()
     rows = [row for row in truth["annotations"] if not row["iscrowd"]]
@@ -69,21 +69,17 @@ def level_anchors(model, shape):
     network = FasterRCNN(**model)
     images = jnp.zeros((1, *shape, 3), jnp.uint8)
     pyramid = jax.eval_shape(
-        lambda: network.init_with_output(
-            jax.random.key(0), images, jnp.zeros((1, 2), jnp.int32), method="features"
-        )[0]
+        lambda: network.init_with_output(jax.random.key(0), images, jnp.zeros((1, 2), jnp.int32), method="features")[0]
     )
     anchors = RPN(**model.rpn).anchors(shape, pyramid)
-    return [
-        np.asarray(level).reshape(*cells.shape[1:3], -1, 4)
-        for level, cells in zip(anchors, pyramid, strict=True)
-    ]
+    return [np.asarray(level).reshape(*cells.shape[1:3], -1, 4) for level, cells in zip(anchors, pyramid, strict=True)]
 
 
 def best_overlap(boxes, levels):
     """IoU [n] of the best anchor of each box [n, 4]; levels: of `level_anchors`.
 
-    Anchors of one shape overlap a box the more, the nearer their centre is in x and in y, so one of each shape needs looking at.
+    Anchors of one shape overlap a box the more, the nearer their centre is in x and in y, so one of each shape needs
+    looking at.
     """
     best = np.zeros(len(boxes))
     centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]

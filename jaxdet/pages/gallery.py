@@ -22,8 +22,8 @@ def check_choice(count, choice, seed=0):
 def choose(truth, detections, errors, count, choice, seed=0):
     """Image ids of a gallery: "random" ones by `seed`, in rising order, or the "worst" by error, worst first.
 
-    The error of an image is the sum of the scores of its false positives, and 1 less the score that found it for each box.
-    truth: COCO JSON; detections: COCO results; errors: of `errors.analyse`. Raises ValueError for another choice.
+    The error of an image is the sum of the scores of its false positives, and 1 less the score that found it for each
+    box. truth: COCO JSON; detections: COCO results; errors: of `errors.analyse`. Raises ValueError for another choice.
     """
     check_choice(count, choice, seed)
     ids = [image["id"] for image in truth["images"]]
@@ -43,8 +43,8 @@ def choose(truth, detections, errors, count, choice, seed=0):
 def overlays(truth, image_ids, runs):
     """What the page draws over each image, in JSON's types, by image id.
 
-    runs: (detections, errors of `analyse`, proposals as {image id: (boxes x1 y1 x2 y2, scores)}) each; all boxes in the result are
-    x y width height in pixels of the original image.
+    runs: (detections, errors of `analyse`, proposals as {image id: (boxes x1 y1 x2 y2, scores)}) each; all boxes in the
+    result are x y width height in pixels of the original image.
     """
     sizes = {image["id"]: (image["width"], image["height"]) for image in truth["images"]}
     names = {category["id"]: category["name"] for category in truth["categories"]}
@@ -105,7 +105,9 @@ def _box(row, names):
 
 
 def best_threshold(detections, errors):
-    """The score from which on F1, the harmonic mean of precision and recall, is best, rounded down to hundredths; .5 without any."""
+    """The score from which on F1, the harmonic mean of precision and recall, is best, rounded down to hundredths; .5
+    without any.
+    """
     rows = np.flatnonzero(errors.kinds != "ignored")
     scores = np.array([detections[i]["score"] for i in rows], float)
     order = np.argsort(-scores, kind="stable")

@@ -24,9 +24,9 @@ SAMPLES = {"train": 24, "val": 8}  # drawn images
 def inspect(config, output):
     """Inspects both splits of a config; returns what is broken, one text each, with the image ids.
 
-    Prints the numbers and writes OUTPUT/index.html with plots and drawn samples, and OUTPUT/inspect.json. A split that cannot
-    be opened is one of the broken things; that `model.num_classes` does not fit is only noted. Raises ValueError if the
-    config itself is wrong or OUTPUT holds something else.
+    Prints the numbers and writes OUTPUT/index.html with plots and drawn samples, and OUTPUT/inspect.json. A split that
+    cannot be opened is one of the broken things; that `model.num_classes` does not fit is only noted. Raises ValueError
+    if the config itself is wrong or OUTPUT holds something else.
     """
     check_config(config)
     output = fresh_folder(output, "inspect.json", "samples")
@@ -121,9 +121,7 @@ def split_numbers(source):
         "boxes reaching over the edge": int(source.clipped_counts.sum()),
         "most boxes in a picture": int(per_picture.max(initial=0)),
         "sizes": {
-            size: int(np.sum((areas >= low) & (areas < high)))
-            for size, (low, high) in SIZES.items()
-            if size != "all"
+            size: int(np.sum((areas >= low) & (areas < high))) for size, (low, high) in SIZES.items() if size != "all"
         },
         "categories": dict(by_name),
         "ratios": sides[:, 1] / sides[:, 0],

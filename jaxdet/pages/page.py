@@ -11,18 +11,17 @@ def check_folder(folder, sign):
     """Makes a folder for a page; raises ValueError where there is something else than an older page in it."""
     folder = pathlib.Path(folder)
     if folder.exists() and not (folder / sign).exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(
-            f"{folder} holds something else than an older page; name another folder with --output"
-        )
+        raise ValueError(f"{folder} holds something else than an older page; name another folder with --output")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def fresh_folder(folder, sign, images):
-    """A folder for a page, with an empty subfolder for its images; the file `sign` tells a later call that both may be reused.
+    """A folder for a page, with an empty subfolder for its images; the file `sign` tells a later call that both may be
+    reused.
 
-    An older page goes before its images do, so that index.html, where there is one, is whole. Raises ValueError if there
-    is something else in the folder, which might get lost.
+    An older page goes before its images do, so that index.html, where there is one, is whole. Raises ValueError if
+    there is something else in the folder, which might get lost.
     """
     folder = check_folder(folder, sign)
     write_whole(folder / sign, "{}\n")

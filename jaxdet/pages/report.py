@@ -21,9 +21,9 @@ SPLIT = (
 def write_report(workdir, other=None, output=None, overrides=(), choice=report_page.Choice()):  # noqa: B008
     """Evaluates the best checkpoint of a workdir, and of another one on the same images, and writes the report.
 
-    The data are those of W/config.json with `overrides` (`--config.KEY=VALUE`). output: folder, W/report where none is given.
-    Returns the path of its index.html. Raises ValueError or FileNotFoundError if workdirs and data do not go together, and,
-    before anything is evaluated, for a choice or a folder that cannot be.
+    The data are those of W/config.json with `overrides` (`--config.KEY=VALUE`). output: folder, W/report where none is
+    given. Returns the path of its index.html. Raises ValueError or FileNotFoundError if workdirs and data do not go
+    together, and, before anything is evaluated, for a choice or a folder that cannot be.
     """
     gallery.check_choice(*choice)
     workdir = Workdir(workdir)
@@ -92,7 +92,7 @@ def _lacks_data(config):
 
 def _where(workdir):
     return (
-        f"The images are looked for where {workdir.config_file} says. Run from the folder that training ran in, or name "
+        f"The images are looked for where {workdir.config_file} says. Run from the folder of the training, or name "
         "them: --config.data.val.images=DIR --config.data.val.annotations=FILE (data.val.directory for TFDS)"
     )
 

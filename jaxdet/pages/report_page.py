@@ -56,8 +56,8 @@ SECTIONS = (
 class Run(NamedTuple):
     """What one run found on the split.
 
-    name: for people. results: the numbers of eval.json. truth: COCO JSON; detections: COCO results, of the RoI head or, where
-    there is none, of the RPN. proposals: {image id: (boxes x1 y1 x2 y2, scores)}. log: lines of metrics.jsonl.
+    name: for people. results: the numbers of eval.json. truth: COCO JSON; detections: COCO results, of the RoI head or,
+    where there is none, of the RPN. proposals: {image id: (boxes x1 y1 x2 y2, scores)}. log: lines of metrics.jsonl.
     """
 
     name: str
@@ -80,8 +80,8 @@ def write(folder, runs, read_image, anchors, facts=(), choice=Choice()):  # noqa
     """Writes the report of one run, or of two side by side, on the same images; returns the path of index.html.
 
     read_image: image id -> uint8 [H, W, 3], or None if it does not decode; such images are left out of the gallery.
-    anchors: what `anchors.anchor_statistics` returns. facts: short texts for the head of the page. Raises ValueError for a
-    folder that holds something else, and for runs whose truth is not the same.
+    anchors: what `anchors.anchor_statistics` returns. facts: short texts for the head of the page. Raises ValueError
+    for a folder that holds something else, and for runs whose truth is not the same.
     """
     for run in runs[1:]:
         for part in ("images", "categories", "annotations"):
@@ -90,9 +90,7 @@ def write(folder, runs, read_image, anchors, facts=(), choice=Choice()):  # noqa
     folder = fresh_folder(folder, "report.json", "pictures")
     errors = [analyse(run.truth, run.detections) for run in runs]
     letters = ("A", "B") if len(runs) == 2 else ("",)
-    views = [
-        _view(folder, letter, *pair, read_image) for letter, *pair in zip(letters, runs, errors, strict=True)
-    ]
+    views = [_view(folder, letter, *pair, read_image) for letter, *pair in zip(letters, runs, errors, strict=True)]
     first = runs[0]
     ids = gallery.choose(first.truth, first.detections, errors[0], choice.count, choice.how, choice.seed)
     found = [(run.detections, error, run.proposals) for run, error in zip(runs, errors, strict=True)]
@@ -125,9 +123,7 @@ def write(folder, runs, read_image, anchors, facts=(), choice=Choice()):  # noqa
         largest_cost=max(*(cost for error in errors for cost in error.cost.values()), 1e-9),
         images=images,
         image_count=len(first.truth["images"]),
-        chosen={"random": f"drawn by seed {choice.seed}", "worst": "those with the largest error first"}[
-            choice.how
-        ],
+        chosen={"random": f"drawn by seed {choice.seed}", "worst": "those with the largest error first"}[choice.how],
         threshold=gallery.best_threshold(first.detections, errors[0]),
         shown_proposals=gallery.PROPOSALS,
         what=_what(first.truth),
@@ -203,9 +199,7 @@ def _view(folder, letter, run, errors, read_image):
         if (image := read_image(detection["image_id"])) is not None:
             name = f"pictures/negative{letter}-{number:02d}.jpg"
             box = gallery.save_crop(image, detection["bbox"], folder / name)
-            negatives.append(
-                {"file": name, "box": box, "id": detection["image_id"], "score": detection["score"]}
-            )
+            negatives.append({"file": name, "box": box, "id": detection["image_id"], "score": detection["score"]})
     return {
         "letter": letter,
         "prefix": prefix,

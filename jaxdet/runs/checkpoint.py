@@ -15,8 +15,8 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 from jaxdet.runs.files import write_whole
 from jaxdet.runs.mesh import device_mesh, is_first, replicated, wait_for_all
 
-# A checkpoint that is no longer kept is first renamed into this folder, then removed. If the process dies in between, no
-# half of a checkpoint is left under its own name.
+# A checkpoint that is no longer kept is first renamed into this folder, then removed. If the process dies in between,
+# no half of a checkpoint is left under its own name.
 DELETED = "deleted"
 
 
@@ -43,8 +43,8 @@ class Checkpoints:
         handler = ocp.StandardCheckpointHandler()
         self.folder = folder
         self.manager = ocp.CheckpointManager(folder, options=options, item_handlers=handler)
-        # With several processes, Orbax would ask JAX's preemption service at every save, by the step. training.preemption
-        # asks the same service by a count of its own.
+        # With several processes, Orbax would ask JAX's preemption service at every save, by the step.
+        # training.preemption asks the same service by a count of its own.
         self.manager.reached_preemption = lambda step: False
         if not read_only:
             self._remove_deleted()
@@ -120,9 +120,7 @@ class Checkpoints:
             self.manager.reload()  # a training may have saved and removed some in the meantime
             path, steps = self.folder / str(step), sorted(self.manager.all_steps())
             if step not in steps:
-                raise FileNotFoundError(
-                    f"no checkpoint {path}; there are those of the steps {steps}"
-                ) from error
+                raise FileNotFoundError(f"no checkpoint {path}; there are those of the steps {steps}") from error
             others = [other for other in steps if other != step]
             left = f"without it that of step {others[-1]} is the newest" if others else "there is no other"
             reason = str(error).strip().split("\n")[0][:300]
@@ -149,8 +147,7 @@ def _check_metrics(folder):
             continue
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{path} is damaged ({error}); without the folder {path.parent} the checkpoint counts as "
-                "not evaluated"
+                f"{path} is damaged ({error}); without the folder {path.parent} the checkpoint counts as not evaluated"
             ) from error
 
 

@@ -40,8 +40,8 @@ def append_line(path, text):
 def only_one(path, active=True):
     """Holds a lock file, so that no second training writes into its folder. The system frees it with this process.
 
-    Without `active` it does nothing; in a run of several processes, only the first holds the lock. Raises ValueError that
-    says who holds it. On a file system without locks, it prints this and continues.
+    Without `active` it does nothing; in a run of several processes, only the first holds the lock. Raises ValueError
+    that says who holds it. On a file system without locks, it prints this and continues.
     """
     if not active:
         yield
@@ -58,12 +58,8 @@ def only_one(path, active=True):
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise
-            print(
-                f"{path.parent} is on a file system without locks: make sure that only one training writes there"
-            )
+            print(f"{path.parent} is on a file system without locks: make sure that only one training writes there")
         file.truncate(0)
-        file.write(
-            f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
-        )
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
         file.flush()
         yield

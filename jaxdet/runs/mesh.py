@@ -1,7 +1,7 @@
 """Processes and devices: which take part, and where arrays are stored.
 
-A mesh has two axes. Batches are split over both. Parameters and optimizer state are whole on every device, or split over
-the axis `model`, whose length is `train.shard_parameters`.
+A mesh has two axes. Batches are split over both. Parameters and optimizer state are whole on every device, or split
+over the axis `model`, whose length is `train.shard_parameters`.
 """
 
 import os
@@ -27,8 +27,8 @@ def join_cluster(distributed=False, coordinator=None, processes=None, process=No
     """Makes this process one of several, if a launcher or the arguments say so. Call it before any device is used.
 
     distributed: let JAX find out everything by itself. coordinator: HOST:PORT of process 0, together with the number of
-    processes and the index of this one. heartbeat_seconds: a process that is silent for this long counts as dead, and the
-    others end. Only the first process prints. Raises ValueError if one of the three is missing.
+    processes and the index of this one. heartbeat_seconds: a process that is silent for this long counts as dead, and
+    the others end. Only the first process prints. Raises ValueError if one of the three is missing.
     """
     given = (coordinator, processes, process)
     if any(value is not None for value in given):
@@ -37,9 +37,7 @@ def join_cluster(distributed=False, coordinator=None, processes=None, process=No
         if not 0 <= process < processes:
             raise ValueError(f"--process is {process}, of {processes} processes numbered from 0")
         jax.distributed.initialize(*given, heartbeat_timeout_seconds=heartbeat_seconds)
-    elif distributed or any(
-        name in os.environ and several(os.environ[name]) for name, several in CLUSTERS.items()
-    ):
+    elif distributed or any(name in os.environ and several(os.environ[name]) for name, several in CLUSTERS.items()):
         jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_seconds)
     else:
         return
@@ -50,8 +48,8 @@ def join_cluster(distributed=False, coordinator=None, processes=None, process=No
 def leave_cluster(error):
     """Ends this process after an error. The loss of another process appears as a RuntimeError of JAX.
 
-    It ends at once, because an orderly exit would wait for the others, which may be lost or wait for this one. Raises the
-    error if there is no other process.
+    It ends at once, because an orderly exit would wait for the others, which may be lost or wait for this one. Raises
+    the error if there is no other process.
     """
     if jax.process_count() == 1:
         raise error
@@ -84,9 +82,7 @@ def device_mesh(model=1, devices=None):
     # sorted by process, since each process holds consecutive rows of a batch
     devices = np.array(sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id)))
     if len(devices) % model:
-        raise ValueError(
-            f"config.train.shard_parameters is {model}, which does not divide {len(devices)} devices"
-        )
+        raise ValueError(f"config.train.shard_parameters is {model}, which does not divide {len(devices)} devices")
     return Mesh(devices.reshape(-1, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 
 
@@ -96,7 +92,7 @@ def replicated(mesh):
 
 
 def state_sharding(mesh, state):
-    """Tree of shardings like `state` (arrays or shapes). A leaf is split along its longest axis that `model` divides."""
+    """Tree of shardings for `state`: each leaf is split along its longest axis that `model` divides."""
     parts = mesh.shape["model"]
 
     def sharding(leaf):

@@ -30,8 +30,8 @@ CONVERTED = 0
 class Workdir:
     """Reads and writes the folder of a run, which need not exist yet.
 
-    A file is written whole or not at all; lines are added one at a time. Reading raises FileNotFoundError that says what
-    is missing, or ValueError that names the damaged file.
+    A file is written whole or not at all; lines are added one at a time. Reading raises FileNotFoundError that says
+    what is missing, or ValueError that names the damaged file.
     """
 
     def __init__(self, path):
@@ -65,8 +65,8 @@ class Workdir:
     def compare_config(self, config):
         """Prints each key in which `config` differs from the one that the run was started with.
 
-        Raises ValueError if the model, the kind of optimizer or the use of averaged parameters differs. Everything else may
-        change, and applies from here on.
+        Raises ValueError if the model, the kind of optimizer or the use of averaged parameters differs. Everything else
+        may change, and applies from here on.
         """
         if not self.config_file.exists():
             return
@@ -101,9 +101,7 @@ class Workdir:
         with self._open_checkpoints() as checkpoints:
             state = checkpoints.restore_arrays(checkpoints.best_step() if step is None else step)
         trainable = state.get("average") or state["trainable"]
-        return merge_variables(
-            trainable, state.get("frozen"), state.get("constants"), state.get("batch_stats")
-        )
+        return merge_variables(trainable, state.get("frozen"), state.get("constants"), state.get("batch_stats"))
 
     def save_converted(self, variables):
         """Saves what `model.apply` takes as the checkpoint of a converted model."""
@@ -123,7 +121,7 @@ class Workdir:
     # ---- logs and results -------------------------------------------------------------------------------
 
     def metrics(self):
-        """Lines of metrics.jsonl as dicts with a "step"; [] without the file. A line that a crash cut off is left out."""
+        """Lines of metrics.jsonl as dicts with a "step"; [] without the file. A line cut off by a crash is left out."""
         lines = []
         for text in self.metrics_file.read_text().splitlines() if self.metrics_file.exists() else ():
             with contextlib.suppress(ValueError):
@@ -156,9 +154,7 @@ class Workdir:
 def _read_json(path, what, parse):
     """`parse(content)` of a JSON file. Raises as Workdir."""
     if not path.exists():
-        raise FileNotFoundError(
-            f"{path.parent} holds no run: there is no {path}; train.py --workdir makes one"
-        )
+        raise FileNotFoundError(f"{path.parent} holds no run: there is no {path}; train.py --workdir makes one")
     try:
         return parse(json.loads(path.read_text()))
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:

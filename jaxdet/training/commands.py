@@ -68,9 +68,7 @@ def _main(argv, run):
         try:
             FLAGS.set_gnu_getopt()
             rest = FLAGS(argv, known_only=True)
-            FLAGS(
-                [word for word in rest if not OVERRIDE.match(word)]
-            )  # refuses what is no flag, with the nearest
+            FLAGS([word for word in rest if not OVERRIDE.match(word)])  # refuses what is no flag, with the nearest
             config = _config_of_run() if FLAGS.config is None else load_config(FLAGS.config)
             override(config, rest[1:])
         except flags.Error as error:

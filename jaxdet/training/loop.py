@@ -1,7 +1,7 @@
 """The trainer, read from top to bottom.
 
-Started on a workdir (runs/workdir.py) with a checkpoint, it resumes from there. The batch and the random numbers of a step
-depend on (config, seed, step) alone, so the results are those of a run that was never stopped.
+Started on a workdir (runs/workdir.py) with a checkpoint, it resumes from there. The batch and the random numbers of a
+step depend on (config, seed, step) alone, so the results are those of a run that was never stopped.
 """
 
 import collections
@@ -39,9 +39,9 @@ from jaxdet.training.validation import (
 def train(config, workdir):
     """Trains `config` in `workdir`, resuming from its last checkpoint, and evaluates at the end.
 
-    Returns the final TrainState. Raises ValueError or FileNotFoundError before the first step if config or data are wrong.
-    Raises FloatingPointError, naming step and images, if a loss or gradient is not finite and `train.nonfinite` is "stop";
-    the last checkpoint is then from before. On SIGTERM it saves the current step and exits with PREEMPTED.
+    Returns the final TrainState. Raises ValueError or FileNotFoundError before the first step if config or data are
+    wrong. Raises FloatingPointError, naming step and images, if a loss or gradient is not finite and `train.nonfinite`
+    is "stop"; the last checkpoint is then from before. On SIGTERM it saves the current step and exits with PREEMPTED.
     """
     with contextlib.ExitStack() as held:
         return _train(config, Workdir(workdir), held)
@@ -68,8 +68,7 @@ def _train(config, workdir, held):
     checkpoints = Checkpoints(workdir.checkpoints, config.train.keep_checkpoints)
     if checkpoints.latest_step() == CONVERTED:
         raise ValueError(
-            f"{workdir} holds a converted model; start from it in another workdir with "
-            f"config.init_from={workdir}"
+            f"{workdir} holds a converted model; start from it in another workdir with config.init_from={workdir}"
         )
     if checkpoints.latest_step() is not None:
         workdir.compare_config(config)
@@ -83,9 +82,7 @@ def _train(config, workdir, held):
         )
 
     boxes = pipeline.max_boxes(train_source, val_source)
-    batches = pipeline.TrainingBatches(
-        train_source, config.data.train, config.seed, config.train.batch_size, boxes
-    )
+    batches = pipeline.TrainingBatches(train_source, config.data.train, config.seed, config.train.batch_size, boxes)
 
     # ---- model and state ---------------------------------------------------------------------------------------------
     model = FasterRCNN(**config.model)
@@ -101,8 +98,8 @@ def _train(config, workdir, held):
             print(report)
         elif config.model.backbone.freeze_at:
             print(
-                "config.init_from is empty: the layers that config.model.backbone.freeze_at freezes stay random; set it "
-                "to a workdir, or set config.model.backbone.freeze_at=0 and config.model.backbone.norm=group_norm"
+                "config.init_from is empty: the layers that config.model.backbone.freeze_at freezes stay random; set "
+                "it to a workdir, or set config.model.backbone.freeze_at=0 and config.model.backbone.norm=group_norm"
             )
     else:
         like = jax.tree.map(
@@ -141,9 +138,7 @@ def _train(config, workdir, held):
     # ---- the loop ----------------------------------------------------------------------------------------------------
     log = MetricsLog(workdir, start, is_first(), evaluated=not owed)
     progress = Progress(start, config.train.steps, is_first())
-    read = batches.read(
-        start, config.train.steps, config.data.workers, jax.process_index(), jax.process_count()
-    )
+    read = batches.read(start, config.train.steps, config.data.workers, jax.process_index(), jax.process_count())
     running, lost = collections.deque(), set()  # steps whose metrics are not yet checked; images
     preempted = Preemption()
 
@@ -224,10 +219,7 @@ def _train(config, workdir, held):
     compiled = len(steps) + len(validation.compiled)
     if start < config.train.steps:
         print(progress.summary())
-    print(
-        f"compiled {len(steps)} shapes for training and {len(validation.compiled)} for evaluation: "
-        f"{compiled} in all"
-    )
+    print(f"compiled {len(steps)} shapes for training and {len(validation.compiled)} for evaluation: {compiled} in all")
     return state
 
 
@@ -240,7 +232,5 @@ def flat_results(results):
     """{"val/AP": .., "val/rpn_AP": .., ..} of an evaluation."""
     prefixes = {"roi": "val/", "rpn": "val/rpn_", "proposals": "val/proposals_"}
     return {
-        prefix + name: value
-        for stage, prefix in prefixes.items()
-        for name, value in results.get(stage, {}).items()
+        prefix + name: value for stage, prefix in prefixes.items() for name, value in results.get(stage, {}).items()
     }

@@ -12,9 +12,9 @@ import tqdm
 class MetricsLog:
     """Lines of W/metrics.jsonl, one JSON object each with its "step", and the same as TensorBoard scalars.
 
-    When a run resumes from `step`, lines of later steps (written after its last checkpoint) are dropped, so that each step
-    is logged once. So is the evaluation of `step` itself, unless it is `evaluated`. Without `active` nothing is written,
-    since another process does it.
+    When a run resumes from `step`, lines of later steps (written after its last checkpoint) are dropped, so that each
+    step is logged once. So is the evaluation of `step` itself, unless it is `evaluated`. Without `active` nothing is
+    written, since another process does it.
     """
 
     def __init__(self, workdir, step, active=True, evaluated=True):
@@ -88,9 +88,7 @@ class Progress:
     def summary(self):
         """A line about all steps but the first, whose batch could not be read ahead."""
         steps, waits = self.step_times[1:] or self.step_times, self.data_times[1:] or self.data_times
-        return (
-            f"{statistics.median(steps):.2f} s a step, {100 * sum(waits) / sum(steps):.1f}% waiting for data"
-        )
+        return f"{statistics.median(steps):.2f} s a step, {100 * sum(waits) / sum(steps):.1f}% waiting for data"
 
     def pause(self):
         """The next lap starts now (after an evaluation or a save)."""

@@ -1,6 +1,7 @@
 """What a run does if a loss or gradient is not finite: `train.nonfinite`.
 
-The step itself leaves parameters, statistics and optimizer state as they were (training/step.py). This file names the images.
+The step itself leaves parameters, statistics and optimizer state as they were (training/step.py). This file names the
+images.
 """
 
 import jax
@@ -24,8 +25,8 @@ class Watch:
     def __call__(self, number, metrics, search):
         """Metrics of step `number` as floats. Call it once per step, in order.
 
-        search: function of the image ids that finds the culprits; see `culprits`. Raises FloatingPointError, naming step and
-        images, if the step is not finite and the policy is "stop", or if MOST_IN_A_ROW steps were skipped.
+        search: function of the image ids that finds the culprits; see `culprits`. Raises FloatingPointError, naming
+        step and images, if the step is not finite and the policy is "stop", or if MOST_IN_A_ROW steps were skipped.
         """
         metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if metrics.pop("finite"):

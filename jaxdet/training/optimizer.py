@@ -6,7 +6,8 @@ import optax
 
 
 def peak_rate(config):
-    """The learning rate after warmup: `optimizer.learning_rate`, scaled linearly from the reference batch, if there is one.
+    """The learning rate after warmup: `optimizer.learning_rate`, scaled linearly from the reference batch, if there is
+    one.
 
     A batch n times as large takes a rate n times as large (Goyal et al. 2017, arXiv:1706.02677).
     """

@@ -16,10 +16,10 @@ BY_CLASS = ("class_logits", "box_deltas")  # layers of the box head with rows fo
 def start_from(directory, state, config, categories):
     """A fresh TrainState with the parameters and statistics of a workdir, and a report of what was loaded.
 
-    A network (resnet, pyramid, rpn_head, box_head) is loaded whole or not at all. If the workdir lacks it, it stays as it
-    is; if the config lacks it, it is ignored. In the box head, the rows of the classes are initialised again if the names of
-    `categories`, in their order, differ from the workdir's. Raises ValueError, name by name, if anything else differs, or if
-    the images would be fed in another way.
+    A network (resnet, pyramid, rpn_head, box_head) is loaded whole or not at all. If the workdir lacks it, it stays as
+    it is; if the config lacks it, it is ignored. In the box head, the rows of the classes are initialised again if the
+    names of `categories`, in their order, differ from the workdir's. Raises ValueError, name by name, if anything else
+    differs, or if the images would be fed in another way.
     """
     other = Workdir(directory)
     names, theirs = ([c["name"] for c in each] for each in (categories, other.categories()))
@@ -50,8 +50,7 @@ def start_from(directory, state, config, categories):
 
     def filled(leaves):
         taken = {
-            path: leaf if _key(path) in made_anew else jnp.asarray(given[_key(path)])
-            for path, leaf in leaves.items()
+            path: leaf if _key(path) in made_anew else jnp.asarray(given[_key(path)]) for path, leaf in leaves.items()
         }
         return unflatten_dict(taken)
 

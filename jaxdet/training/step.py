@@ -65,9 +65,7 @@ def train_step(state, batch, *, model, optimizer, config):
 
     def loss(trainable, batch_stats, part):
         variables = merge_variables(trainable, state.frozen, state.constants, batch_stats)
-        losses, updated = model.apply(
-            variables, part, key, method="losses", mutable=["batch_stats", "metrics"]
-        )
+        losses, updated = model.apply(variables, part, key, method="losses", mutable=["batch_stats", "metrics"])
         return sum(losses.values()), (losses | updated["metrics"], updated.get("batch_stats", {}))
 
     def one_part(carry, part):
@@ -96,9 +94,7 @@ def train_step(state, batch, *, model, optimizer, config):
         average = state.average
         if config.optimizer.ema:
             average = update_average(average, trainable, config.optimizer.ema, state.step)
-        new = state.replace(
-            trainable=trainable, batch_stats=batch_stats, optimizer=optimizer_state, average=average
-        )
+        new = state.replace(trainable=trainable, batch_stats=batch_stats, optimizer=optimizer_state, average=average)
         new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
     metrics |= {"gradient_norm": norm, "learning_rate": learning_rate(config)(state.step), "finite": finite}
     return new.replace(step=state.step + 1), metrics

@@ -21,9 +21,9 @@ from jaxdet.runs.workdir import Workdir
 def evaluate_run(config, workdir, images=0):
     """Evaluates the best checkpoint of a workdir over the whole of `config.data.val`.
 
-    Prints the table and writes W/eval.json and W/detections.json (COCO results with the data set's ids). Draws ground truth
-    and detections of the first `images` images of the split into W/pictures/. Returns the dict of eval.json. Raises
-    ValueError or FileNotFoundError if config, data and workdir do not fit together.
+    Prints the table and writes W/eval.json and W/detections.json (COCO results with the data set's ids). Draws ground
+    truth and detections of the first `images` images of the split into W/pictures/. Returns the dict of eval.json.
+    Raises ValueError or FileNotFoundError if config, data and workdir do not fit together.
     """
     workdir = Workdir(workdir)
     validation, found = evaluate_split(config, workdir)
@@ -64,8 +64,8 @@ def evaluate_split(config, workdir):
 def draw_images(folder, source, detections, categories, count):
     """Draws the first `count` images of a source, ground truth dashed, and one image of all of them; returns its path.
 
-    categories: those of the detections; a single one is not named. Small images are enlarged, so that scores hide less of
-    them.
+    categories: those of the detections; a single one is not named. Small images are enlarged, so that scores hide less
+    of them.
     """
     folder.mkdir(exist_ok=True)
     names = [category["name"] for category in categories] if len(categories) > 1 else None
@@ -166,9 +166,7 @@ class Validation:
         if unreadable:
             print(f"{len(unreadable)} images do not decode: image ids {unreadable[:10]}")
         images = max(sum(count for count, _ in losses), 1)
-        means = {
-            name: sum(count * float(part[name]) for count, part in losses) / images for name in losses[0][1]
-        }
+        means = {name: sum(count * float(part[name]) for count, part in losses) / images for name in losses[0][1]}
         results = evaluation.summarize(self.source, found, seen)
         losses = means | {"loss": sum(means.values())}
         return Evaluation(results, evaluation.final(found), found["proposals"], losses)
@@ -177,8 +175,8 @@ class Validation:
 def compile_shapes(function, first, batches, mesh, *, purpose, out_shardings, donate=(), options=None):
     """One executable for each shape of batch: {(H, W): compiled(first, batch)}. They can never compile again.
 
-    batches: one of each shape, this process's part of it (NumPy). purpose: a word for the printed line. donate: name of the
-    argument of `function` whose buffers a call may overwrite. options: of the compiler; see remat_options.
+    batches: one of each shape, this process's part of it (NumPy). purpose: a word for the printed line. donate: name of
+    the argument of `function` whose buffers a call may overwrite. options: of the compiler; see remat_options.
     """
     jitted, compiled = jax.jit(function, donate_argnames=donate, out_shardings=out_shardings), {}
     for batch in batches:
@@ -218,9 +216,7 @@ def check_class_count(config, source):
 
 def check_same_categories(source, trained):
     """Raises ValueError unless a source has the training's categories, in their order."""
-    here, there = (
-        [category["name"] for category in categories] for categories in (source.categories, trained)
-    )
+    here, there = ([category["name"] for category in categories] for categories in (source.categories, trained))
     if here != there:
         raise ValueError(
             f"the categories in the order of their ids are {', '.join(here)}, but in training {', '.join(there)}: the "

@@ -63,7 +63,10 @@ def test_goes_on_with_what_is_missing(monkeypatch, options):
     """What was cut off, with the processes that it had started, what never began, and what is named."""
     count = options.output / "count"
     counting = python(f"open({str(count)!r}, 'a').write('x')")
-    sleeping = "import subprocess, sys, time; print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)']).pid, flush=True); time.sleep(99)"
+    sleeping = (
+        "import subprocess, sys, time; sleep = [sys.executable, '-c', 'import time; time.sleep(99)']; "
+        "print(subprocess.Popen(sleep).pid, flush=True); time.sleep(99)"
+    )
     parts = {
         "counted": gpu.Part([counting], 1, 50, {}),
         "slow": gpu.Part([python(sleeping)], 1, 2, {}),

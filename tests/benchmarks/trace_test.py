@@ -25,7 +25,7 @@ ENTRY %main.9 (p.1: f32[8]) -> f32[8] {
   %p.1 = f32[8]{0} parameter(0), metadata={op_name="state.trainable[\\'rpn_head\\']"}
   %copy.2 = f32[8]{0:T(256)} copy(%p.1)
   %fusion.1 = f32[8]{0} fusion(%copy.2), kind=kLoop, calls=%fused_computation.1
-  ROOT %custom-call.4 = f32[8]{0} custom-call(%fusion.1), metadata={op_type="a" op_name="jit(train_step)/optimizer/mul" source_line=7}
+  ROOT %custom-call.4 = f32[8]{0} custom-call(%fusion.1), metadata={op_name="jit(train_step)/optimizer/mul" line=7}
 }
 """
 
@@ -129,7 +129,7 @@ def test_a_real_trace(tmp_path):
 
 
 def test_every_part_is_named_in_the_training_step():
-    """By a module or by a scope: all rows of the table have operations, and hardly any operation is left without a row."""
+    """By a module or a scope: all rows of the table have operations, and hardly any operation is without a row."""
     config = tiny.config()
     model, update = FasterRCNN(**config.model), optimizer(config)
     state = jax.eval_shape(functools.partial(create_state, model, update, config))

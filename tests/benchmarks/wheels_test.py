@@ -10,7 +10,8 @@ import pytest
 from benchmarks import wheels
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-# All that runs in the parts of benchmarks.gpu; the parts with torch run in processes that have nothing of ours but inputs.
+# All that runs in the parts of benchmarks.gpu; the parts with torch run in processes that have nothing of ours but
+# inputs.
 RUN = (
     "jaxdet.training.loop",
     "jaxdet.training.validation",
@@ -68,9 +69,7 @@ def fake_pip(folder, bytes_each):
                 name, version = requirement.split("==")
                 (folder / f"{name}-{version}-py3-none-any.whl").write_bytes(bytes(bytes_each))
             return
-        wanted = (
-            {"jax": "0.11.2", "numpy": "2.5.2"} if "flax" in command else {"numpy": "2.5.5", "pytest": "9.0"}
-        )
+        wanted = {"jax": "0.11.2", "numpy": "2.5.2"} if "flax" in command else {"numpy": "2.5.5", "pytest": "9.0"}
         report = next(word.removeprefix("--report=") for word in command if word.startswith("--report="))
         installed = [{"metadata": {"name": name, "version": version}} for name, version in wanted.items()]
         pathlib.Path(report).write_text(json.dumps({"install": installed}))

@@ -104,9 +104,7 @@ def test_a_config_of_a_workdir_by_its_old_location(elsewhere, capsys):
     (elsewhere / "run" / "config.json").write_text(person.get_config().to_json())
     assert load_config("configs/stored.py:run").to_dict() == person.get_config().to_dict()
     assert "configs/stored.py is no longer needed" in capsys.readouterr().out
-    with pytest.raises(
-        ValueError, match=r"stored\.py makes no config: FileNotFoundError: .*nowhere/config\.json"
-    ):
+    with pytest.raises(ValueError, match=r"stored\.py makes no config: FileNotFoundError: .*nowhere/config\.json"):
         load_config("configs/stored.py:nowhere")
 
 

@@ -45,9 +45,7 @@ def test_choices_are_those_of_the_code():
 def test_a_config_without_a_second_stage_has_none_of_its_keys():
     assert keys_of({}) == list(KEYS)
     alone = keys_of({"model.roi_head": None})
-    assert {name for name in KEYS if name not in alone} == {
-        n for n in KEYS if n.startswith("model.roi_head.")
-    }
+    assert {name for name in KEYS if name not in alone} == {n for n in KEYS if n.startswith("model.roi_head.")}
     assert [name for name in alone if name not in KEYS] == ["model.roi_head"]
 
 

@@ -10,9 +10,7 @@ from jaxdet.data.annotations import Annotations, Columns
 
 SIZES = ((40, 60), (50, 30), (1, 1))  # height, width
 SIDES = st.one_of(
-    st.sampled_from(
-        [0.0, -0.0, 1.0, 30.0, 40.0, 50.0, 60.0, math.nan, math.inf, -math.inf, 1e308, -1e308, 1e-12]
-    ),
+    st.sampled_from([0.0, -0.0, 1.0, 30.0, 40.0, 50.0, 60.0, math.nan, math.inf, -math.inf, 1e308, -1e308, 1e-12]),
     st.floats(-80, 80),
 )
 ROWS = st.tuples(

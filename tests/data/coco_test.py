@@ -19,9 +19,7 @@ def test_records_and_index(folder):
     np.testing.assert_array_equal(source.sizes, [[40, 60], [50, 30], [32, 32]])
     np.testing.assert_array_equal(source.box_counts, [1, 1, 0])
     assert (
-        len(source) == 3
-        and source.skipped == []
-        and (source.crowd_counts.sum(), source.clipped_counts.sum()) == (1, 0)
+        len(source) == 3 and source.skipped == [] and (source.crowd_counts.sum(), source.clipped_counts.sum()) == (1, 0)
     )
 
     record = source[0]
@@ -191,9 +189,7 @@ def test_missing_paths_say_how_to_get_coco(folder, tmp_path):
 
 def test_no_boxes_at_all_is_no_fault(folder):
     source = open_source(folder, broken("annotations", value=[]))
-    assert (
-        len(source) == 3 and source[0]["boxes"].shape == (0, 4) and source.ground_truth()["annotations"] == []
-    )
+    assert len(source) == 3 and source[0]["boxes"].shape == (0, 4) and source.ground_truth()["annotations"] == []
     assert "3 images (3 without a box to train on), 0 boxes" in summary(source)
 
 

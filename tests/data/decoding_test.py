@@ -147,9 +147,7 @@ def test_orientation_of_a_png_is_read_without_decoding():
     assert decoding.oriented_size(data[: data.index(b"IDAT") + 4]) == (20, 12)
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"\0" * 500, b"<html>404 not found</html>", b"%!PS-Adobe-3.0 EPSF-3.0\n"]
-)
+@pytest.mark.parametrize("data", [b"", b"\0" * 500, b"<html>404 not found</html>", b"%!PS-Adobe-3.0 EPSF-3.0\n"])
 def test_what_is_no_picture_is_named(tmp_path, data):
     path = tmp_path / "holiday.jpg"
     path.write_bytes(data)

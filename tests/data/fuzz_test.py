@@ -1,5 +1,5 @@
-"""Data sets with any number of faults: an error that names the file, or every fault left out and listed, never a traceback
-or a wrong box.
+"""Data sets with any number of faults: an error that names the file, or every fault left out and listed, never a
+traceback or a wrong box.
 
 JAXDET_CASES says how many (default 150); `make torture` takes 10,000.
 """
@@ -32,9 +32,7 @@ IDS = (3, 8, 2**33, 21)
 def pictures():
     """{name: encoded image} of every kind that a folder may hold; 20 wide and 12 high as they lie in the file."""
     rgb = Image.fromarray(gradient())
-    made = {
-        f"{kind.lower()}{turn}": with_orientation(kind, turn) for kind in ("JPEG", "PNG") for turn in (1, 6)
-    }
+    made = {f"{kind.lower()}{turn}": with_orientation(kind, turn) for kind in ("JPEG", "PNG") for turn in (1, 6)}
     for kind in ("WEBP", "BMP", "GIF", "TIFF", "PPM"):
         made[kind.lower()] = encoded(rgb, kind)
     frames = [Image.new("RGB", (20, 12), colour) for colour in ("red", "green")]
@@ -119,8 +117,7 @@ def data_sets(draw):
     size = {"height": 20, "width": 12} if turned else {"height": 12, "width": 20}
     content = {
         "images": [
-            {"id": i, "file_name": n} | (size if draw(st.booleans()) else {})
-            for i, n in zip(IDS, NAMES, strict=True)
+            {"id": i, "file_name": n} | (size if draw(st.booleans()) else {}) for i, n in zip(IDS, NAMES, strict=True)
         ],
         "annotations": [
             {
@@ -225,9 +222,7 @@ def expected(source, content):
                 continue
             seen.add(annotation_id)
         box, crowd = four_numbers(entry.get("bbox")), entry.get("iscrowd", 0)
-        known = (
-            type(owner) in (int, float) and owner in boxes and type(entry.get("category_id")) in (int, float)
-        )
+        known = type(owner) in (int, float) and owner in boxes and type(entry.get("category_id")) in (int, float)
         if not known or box is None or entry["category_id"] not in (17, 90) or crowd not in (0, None):
             continue
         (height, width), (x, y, w, h) = sizes[int(owner)], box
@@ -280,16 +275,12 @@ def check_account(source, content):
 
 def check_boxes(source, content):
     ids = [category["id"] for category in source.categories]
-    for (image_id, boxes), i in zip(
-        sorted(expected(source, content).items()), range(len(source)), strict=True
-    ):
+    for (image_id, boxes), i in zip(sorted(expected(source, content).items()), range(len(source)), strict=True):
         record = source[i]
         assert record["image_id"] == image_id
         boxes = [(box, category) for box, category in boxes if category in ids]
         target = ~record["crowd"]
-        np.testing.assert_array_equal(
-            record["boxes"][target], np.float32([box for box, _ in boxes]).reshape(-1, 4)
-        )
+        np.testing.assert_array_equal(record["boxes"][target], np.float32([box for box, _ in boxes]).reshape(-1, 4))
         assert [ids[label] for label in record["labels"][target]] == [category for _, category in boxes]
         name = source.file_names[i]
         assert os.path.realpath(os.path.join(source.folder, name)).startswith(os.path.realpath(source.folder))

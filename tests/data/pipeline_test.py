@@ -88,9 +88,7 @@ def test_boxes_follow_the_pixels():
             np.testing.assert_allclose(slot["scales"], slot["image_sizes"] / source.sizes[index], rtol=1e-6)
             assert not slot["images"][height:].any() and not slot["images"][:, width:].any()
             assert slot["images"].shape == (*loader.shapes[bucket], 3)
-            flipped = slot["gt_boxes"][0, 0] != pytest.approx(
-                source.boxes[index, 0] * slot["scales"][1], abs=0.01
-            )
+            flipped = slot["gt_boxes"][0, 0] != pytest.approx(source.boxes[index, 0] * slot["scales"][1], abs=0.01)
             seen.add((bucket, flipped, min(height, width)))
     assert len({bucket for bucket, _, _ in seen}) == 2 and len({flipped for _, flipped, _ in seen}) == 2
     assert {48, 64, 80} <= {short for _, _, short in seen}
@@ -171,9 +169,7 @@ def test_a_batch_is_a_function_of_the_step():
     whole = list(batches.read(0, 12, 0))
     assert len(whole) == 12 and {batch["images"].shape[1:3] for batch in whole} == set(batches.shapes)
     for start in (1, 5, 11):
-        for batch, expected in zip(
-            training(source=Rectangles(12)).read(start, 12, 0), whole[start:], strict=True
-        ):
+        for batch, expected in zip(training(source=Rectangles(12)).read(start, 12, 0), whole[start:], strict=True):
             assert_same(batch, expected)
     assert_same(next(batches.read(7, 100, 0)), whole[7])  # however long the training is
     assert list(batches.read(12, 12, 0)) == []
@@ -213,9 +209,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_worker_processes_end_with_a_killed_run():
     """They hold standard output open, so the call returns only when the last of them is gone."""
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED], cwd=tiny.ROOT, capture_output=True, timeout=120, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", KILLED], cwd=tiny.ROOT, capture_output=True, timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL
 
 
@@ -302,9 +296,7 @@ def test_every_source_has_all_that_is_asked_of_one(tiny_data, split):
     assert isinstance(source, Source) and source.skipped == []
     records = [source[i] for i in range(len(source))]
     assert [record["image_id"] for record in records] == source.image_ids.tolist()
-    assert [record["image"].shape[:2] for record in records] == [
-        tuple(size) for size in source.sizes.tolist()
-    ]
+    assert [record["image"].shape[:2] for record in records] == [tuple(size) for size in source.sizes.tolist()]
     assert source.box_counts.tolist() == [np.sum(~record["crowd"]) for record in records]
     assert source.crowd_counts.tolist() == [np.sum(record["crowd"]) for record in records]
     assert source.crowd_counts.sum() > 0 and source.clipped_counts.tolist() == [0] * len(source)
@@ -328,8 +320,7 @@ def test_crowds_and_clipped_boxes_are_counted_on_the_pictures_that_are_kept(tmp_
     truth["annotations"] += [kept, left_out]
     path.write_text(json.dumps(truth))
     everything, boxed = (
-        summary(pipeline.open_source(val_split(tmp_path / "data", keep_empty=keep), None))
-        for keep in (True, False)
+        summary(pipeline.open_source(val_split(tmp_path / "data", keep_empty=keep), None)) for keep in (True, False)
     )
     assert "5 images (1 without a box to train on), 10 boxes, 2 crowd regions, 2 boxes clipped" in everything
     assert "4 images (0 without a box to train on), 10 boxes, 1 crowd regions, 1 boxes clipped" in boxed
@@ -376,9 +367,7 @@ def test_unknown_source():
 
 
 def test_drawn_scenes():
-    split = split_of(
-        source="synthetic", scenes=6, scenes_seed=5, scenes_height=64, scenes_width=96, keep_empty=True
-    )
+    split = split_of(source="synthetic", scenes=6, scenes_seed=5, scenes_height=64, scenes_width=96, keep_empty=True)
     assert len(pipeline.open_source(split, None)) == 6
     split.keep_empty = False
     assert pipeline.open_source(split, None).box_counts.min() > 0
@@ -390,9 +379,7 @@ def test_a_picture_that_breaks_while_training_is_only_an_empty_slot(tmp_path):
     batches = tiny.training_batches(config)
     name = tmp_path / "data" / "train" / "17.png"
     name.write_bytes(name.read_bytes()[:100])
-    Image.new("RGB", (10, 10)).save(
-        tmp_path / "data" / "train" / "23.png"
-    )  # another size than the index says
+    Image.new("RGB", (10, 10)).save(tmp_path / "data" / "train" / "23.png")  # another size than the index says
     empty = set()
     for batch in batches.read(0, 16, 0):
         empty |= set(batch["image_ids"][batch["image_sizes"][:, 0] == 0].tolist())

@@ -24,10 +24,7 @@ def annotation(annotation_id, image_id, bbox, category_id=17, **more):
 def content():
     """A sound data set: ids with gaps, three categories out of order, a crowd, an image without boxes."""
     return {
-        "images": [
-            {"id": i, "file_name": f"{i}.png", "height": SIZES[i][0], "width": SIZES[i][1]}
-            for i in (21, 3, 8)
-        ],
+        "images": [{"id": i, "file_name": f"{i}.png", "height": SIZES[i][0], "width": SIZES[i][1]} for i in (21, 3, 8)],
         "annotations": [
             annotation(5, 8, [1, 2, 10, 20.5], area=150.5, segmentation=[[1, 2, 3, 4, 5, 6]]),
             annotation(6, 3, [0, 0, 30, 30], category_id=90),

@@ -97,9 +97,7 @@ def write(directory, examples, names=("person", "dog"), features=None):
     for example in examples:
         writer.write(example if isinstance(example, bytes) else lax.serialize_example(example))
     writer.close()
-    info = tfds.core.SplitInfo(
-        name="train", shard_lengths=[len(examples)], num_bytes=1, filename_template=template
-    )
+    info = tfds.core.SplitInfo(name="train", shard_lengths=[len(examples)], num_bytes=1, filename_template=template)
     tfds.folder_dataset.write_metadata(
         data_dir=directory,
         features=features or coco_features(names),
@@ -292,9 +290,7 @@ def test_malformed_records_are_skipped_and_counted(tmp_path):
         "annotation of an unknown category": [64, 65],
         "annotation id seen before": [1],
     }
-    assert source.clipped_counts.sum() == 1 and "skipped 2: malformed record (record 1; record 2)" in summary(
-        source
-    )
+    assert source.clipped_counts.sum() == 1 and "skipped 2: malformed record (record 1; record 2)" in summary(source)
 
 
 def test_nothing_usable(tmp_path):

@@ -72,7 +72,7 @@ def test_a_second_detection_of_a_box_is_a_duplicate():
 
 
 def test_what_each_kind_costs_counted_by_hand():
-    """One right at .5 of two boxes; before it stand a place, a duplicate and a background error, each of its own image."""
+    """One right at .5 of two boxes; before it a place, a duplicate and a background error, each in its own image."""
     boxes = truth((1, 1, BOX), (2, 1, BOX), images=(1, 2, 3))
     errors = analyse(boxes, found((3, 1, FAR, 0.9), (2, 1, HALF, 0.8), (1, 1, BOX, 0.7), (1, 1, BOX, 0.6)))
     assert errors.kinds.tolist() == ["background", "localisation", "correct", "duplicate"]
@@ -103,18 +103,14 @@ def test_a_wrong_category_is_put_right():
 
 
 def test_of_several_errors_on_a_box_only_the_best_becomes_right():
-    errors = analyse(
-        truth((1, 1, BOX)), found((1, 1, HALF, 0.5), (1, 1, (10, 10, 17, 40), 0.9), (2, 1, FAR, 0.6))
-    )
+    errors = analyse(truth((1, 1, BOX)), found((1, 1, HALF, 0.5), (1, 1, (10, 10, 17, 40), 0.9), (2, 1, FAR, 0.6)))
     assert errors.kinds.tolist() == ["localisation", "localisation", "background"]
     assert errors.ap == 0 and errors.cost["localisation"] == 1
 
 
 def test_crowds_are_neither_found_nor_missed_and_what_lies_in_them_is_ignored():
     boxes = truth((1, 1, BOX), (1, 1, (100, 100, 100, 100)), crowd=(1,))
-    errors = analyse(
-        boxes, found((1, 1, BOX, 0.5), (1, 1, (120, 120, 20, 20), 0.9), (1, 1, (150, 150, 20, 20), 0.8))
-    )
+    errors = analyse(boxes, found((1, 1, BOX, 0.5), (1, 1, (120, 120, 20, 20), 0.9), (1, 1, (150, 150, 20, 20), 0.8)))
     assert errors.kinds.tolist() == ["correct", "ignored", "ignored"]
     assert errors.missed.tolist() == [False, False] and errors.crowd.tolist() == [False, True]
     assert errors.ap == 1 and not any(errors.cost.values())
@@ -198,9 +194,7 @@ def test_what_holds_for_any_detections(seed, crowds):
     errors = analyse(boxes, results)
     assert errors.ap == pytest.approx(coco.evaluate(boxes, results)["AP50"], abs=1e-12)
     assert errors.ap_repaired == 1
-    assert (
-        min(errors.cost.values()) > -0.02
-    )  # a kind repaired never costs more than the steps of the interpolation
+    assert min(errors.cost.values()) > -0.02  # a kind repaired never costs more than the steps of the interpolation
     assert max(errors.cost.values()) <= 1 - errors.ap + 1e-12
     assert sum(errors.count.values()) - errors.count["missed"] == len(results)
     assert errors.count["correct"] == np.sum((errors.found_by >= 0) & ~errors.crowd)

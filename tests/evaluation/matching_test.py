@@ -7,9 +7,7 @@ from jaxdet.evaluation.matching import box_iou, match_detections, overlaps
 
 def test_iou_is_that_of_pycocotools():
     rng = np.random.default_rng(0)
-    found, truth = (
-        np.concatenate([rng.uniform(-5, 50, (n, 2)), rng.uniform(0, 40, (n, 2))], 1) for n in (60, 9)
-    )
+    found, truth = (np.concatenate([rng.uniform(-5, 50, (n, 2)), rng.uniform(0, 40, (n, 2))], 1) for n in (60, 9))
     found[:9], found[9:12, 2], truth[0, 2:] = truth, 0, 0  # equal boxes, boxes without area
     found[12] = [truth[1, 0] + truth[1, 2], truth[1, 1], 5, 5]  # one that only touches
     crowd = rng.random(9) < 0.5

@@ -47,9 +47,7 @@ def perfect_stages(batch, roi_head=True, images=None):
 def collect(split, categories, **settings):
     source = pipeline.open_source(split, categories)
     batches = pipeline.EvaluationBatches(source, split, 2, 8)
-    return source, stages.collect(
-        ((batch, perfect_stages(batch, **settings)) for batch in batches.read(0)), source
-    )
+    return source, stages.collect(((batch, perfect_stages(batch, **settings)) for batch in batches.read(0)), source)
 
 
 def test_perfect_detections_score_one(split):
@@ -115,10 +113,7 @@ def test_an_image_without_detections_counts(split):
 def test_wrong_detections_on_an_empty_image_count(split):
     """The last image has no boxes: confident detections there lower the precision."""
     source, (found, seen, _) = collect(split, ("person",))
-    empty = [
-        {"image_id": tiny.VAL_IDS[-1], "category_id": 7, "bbox": [i, 0, 9, 9], "score": 0.99}
-        for i in range(9)
-    ]
+    empty = [{"image_id": tiny.VAL_IDS[-1], "category_id": 7, "bbox": [i, 0, 9, 9], "score": 0.99} for i in range(9)]
     results = stages.summarize(source, found | {"roi": found["roi"] + empty}, seen)
     assert results["roi"]["AP"] < 0.7 and results["roi"]["AR100"] == pytest.approx(1)
 

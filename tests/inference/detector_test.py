@@ -34,9 +34,7 @@ assert not heavy, heavy
 
 
 def test_loading_imports_neither_data_sets_nor_plots(tiny_run):
-    subprocess.run(
-        [sys.executable, "-c", FRESH, tiny_run.workdir], cwd=tiny.ROOT, env=tiny.ENVIRONMENT, check=True
-    )
+    subprocess.run([sys.executable, "-c", FRESH, tiny_run.workdir], cwd=tiny.ROOT, env=tiny.ENVIRONMENT, check=True)
 
 
 @pytest.mark.parametrize("image", [LANDSCAPE, PORTRAIT])
@@ -61,18 +59,14 @@ def test_detections_of_a_picture(detector, image):
         np.testing.assert_array_equal(value, again[name])
 
 
-@pytest.mark.parametrize(
-    "shape, resized", [((100, 170), (56, 96)), ((150, 70), (96, 45)), ((32, 48), (64, 96))]
-)
+@pytest.mark.parametrize("shape, resized", [((100, 170), (56, 96)), ((150, 70), (96, 45)), ((32, 48), (64, 96))])
 def test_boxes_are_in_pixels_of_the_picture(tiny_run, shape, resized):
     detector = jaxdet.load(tiny_run.workdir)
 
     def detect(variables, images, image_sizes):
         """A box that fills the left half of the resized image, one that reaches out of it, and one row of padding."""
         height, width = image_sizes[0]
-        assert (height, width) == resized and images.shape == (
-            (1, 64, 96, 3) if height < width else (1, 96, 64, 3)
-        )
+        assert (height, width) == resized and images.shape == ((1, 64, 96, 3) if height < width else (1, 96, 64, 3))
         boxes = [[0, 0, width / 2, height], [width / 4, -5, width + 5, height / 2], [np.nan] * 4]
         return Detections(*map(np.array, ([boxes], [[0.9, 0.8, 0.7]], [[1, 0, 2]], [[True, True, False]])))
 

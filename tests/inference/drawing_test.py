@@ -37,9 +37,7 @@ def test_boxes_lie_where_they_should(height, width):
 def test_lines_and_letters_grow_with_the_picture():
     heights, lines = [], []
     for size in (320, 1280, 5120):
-        picture = np.asarray(
-            drawing.draw(blank(size, size), [[size // 4, size // 4, size // 2, size // 2]], [0.9])
-        )
+        picture = np.asarray(drawing.draw(blank(size, size), [[size // 4, size // 4, size // 2, size // 2]], [0.9]))
         coloured = (picture == drawing.PALETTE[0]).all(axis=-1)
         lines.append(coloured[size // 3, : size // 3].sum())
         heights.append(np.flatnonzero(coloured.any(axis=1))[0])
@@ -95,9 +93,7 @@ def test_tags_do_not_hide_each_other():
     assert has(picture, drawing.PALETTE[1], (60, 158, 150, 170)), "the other below its own"
 
 
-@pytest.mark.parametrize(
-    "box", [[-50, -50, 20, 20], [90, 90, 1e9, 1e9], [0, 0, 100, 100], [-9, -9, 999, 999]]
-)
+@pytest.mark.parametrize("box", [[-50, -50, 20, 20], [90, 90, 1e9, 1e9], [0, 0, 100, 100], [-9, -9, 999, 999]])
 def test_parts_outside_are_cut_off_and_the_tag_stays_inside(box):
     picture = drawing.draw(blank(100, 100), [box], [0.9], ground_truth=[box])
     assert picture.size == (100, 100) and has(picture, drawing.PALETTE[0]) and has(picture, (0, 0, 0))
@@ -125,9 +121,7 @@ def test_many_classes():
     drawing.draw(blank(64, 64), boxes, np.ones(80), labels, [str(i) for i in labels])
 
 
-@pytest.mark.parametrize(
-    "image", [np.zeros((9, 9, 3)), np.zeros((9, 9), np.uint8), np.zeros((9, 9, 4), np.uint8)]
-)
+@pytest.mark.parametrize("image", [np.zeros((9, 9, 3)), np.zeros((9, 9), np.uint8), np.zeros((9, 9, 4), np.uint8)])
 def test_other_images_are_refused(image):
     with pytest.raises(ValueError, match="uint8"):
         drawing.draw(image, [])

@@ -68,9 +68,7 @@ def test_files(written):
     assert str(exported.in_avals[0]) == "uint8[batch,height,width,3]"
 
 
-@pytest.mark.parametrize(
-    "count", [pytest.param(1, marks=pytest.mark.slow), 8, pytest.param(3, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 8, pytest.param(3, marks=pytest.mark.slow)])
 def test_batches(written, detector, count):
     """Both orientations, thin images, one of a pixel, a slot without one; noise around each."""
     run = jax.jit(jax_export.deserialize(bytearray((written / "person.jaxdet").read_bytes())).call)
@@ -81,7 +79,7 @@ def test_batches(written, detector, count):
 
 
 def run_alone(folder, detector, script):
-    """Runs a script that ends with boxes, scores and labels of street.npy, in a process without jaxdet, Flax or Pillow."""
+    """Runs a script that ends with boxes, scores and labels of street.npy, without jaxdet, Flax or Pillow."""
     picture = tiny.picture(100, 170)
     np.save(folder / "street.npy", picture)
     script += (
@@ -153,9 +151,7 @@ def test_in_bfloat16(tiny_run, tmp_path):
 
 def test_parameters_of_an_earlier_export_are_not_left_beside(tmp_path):
     (tmp_path / "f.safetensors").write_bytes(b"")
-    with pytest.raises(
-        SystemExit, match=r"f\.safetensors is there, as of an export with --parameters-beside"
-    ):
+    with pytest.raises(SystemExit, match=r"f\.safetensors is there, as of an export with --parameters-beside"):
         main(["export", "--workdir", "w", "--output", str(tmp_path / "f")])
 
 
@@ -170,9 +166,9 @@ def test_difference():
     a = found([[0, 0, 10, 10], [20, 20, 30, 30]], [0.9, 0.5], [0, 1])
     assert export.difference(a, a, 100) == 0
     assert export.difference(a, found([[20, 20, 31, 30], [0, 0, 10, 10]], [0.5, 0.9], [1, 0]), 100) == 0.01
-    assert export.difference(
-        a, found([[0, 0, 10, 10], [20, 20, 30, 30]], [0.9, 0.52], [0, 1]), 100
-    ) == pytest.approx(0.02)
+    assert export.difference(a, found([[0, 0, 10, 10], [20, 20, 30, 30]], [0.9, 0.52], [0, 1]), 100) == pytest.approx(
+        0.02
+    )
     assert export.difference(a, found([[0, 0, 10, 10], [20, 20, 30, 30]], [0.9, 0.5], [0, 0]), 100) == np.inf
     more = found([[0, 0, 10, 10], [20, 20, 30, 30], [50, 50, 60, 60]], [0.9, 0.5, 0.1], [0, 1, 2])
     assert export.difference(a, more, 100) == export.difference(more, a, 100) == np.inf

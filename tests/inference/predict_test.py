@@ -54,10 +54,7 @@ def write_pictures(folder):
     picture.convert("P").save(folder / "palette.png")
     whole = (folder / "plain.jpg").read_bytes()
     (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
-    return [
-        folder / name
-        for name in ("plain.jpg", "grey.png", "cmyk.jpg", "deep.png", "alpha.png", "palette.png")
-    ]
+    return [folder / name for name in ("plain.jpg", "grey.png", "cmyk.jpg", "deep.png", "alpha.png", "palette.png")]
 
 
 def test_every_kind_of_picture_from_the_command_line(tiny_run, tmp_path):
@@ -96,9 +93,7 @@ def test_every_kind_of_picture_from_the_command_line(tiny_run, tmp_path):
             found = detector(decode(row["picture"]))
         assert row["detections"] == [
             {"box": box, "score": score, "label": names[label]}
-            for box, score, label in zip(
-                *(found[k].tolist() for k in ("boxes", "scores", "labels")), strict=True
-            )
+            for box, score, label in zip(*(found[k].tolist() for k in ("boxes", "scores", "labels")), strict=True)
         ]
         assert row["detections"]
     for row in rows:
@@ -121,9 +116,7 @@ def test_everything_is_written_and_the_best_is_drawn(fixed, tmp_path, capsys):
     assert str(output) in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "threshold, edges", [(0.7, (True, False)), (0.05, (True, True)), (1.0, (False, False))]
-)
+@pytest.mark.parametrize("threshold, edges", [(0.7, (True, False)), (0.05, (True, True)), (1.0, (False, False))])
 def test_threshold_is_of_the_drawing_alone(fixed, tmp_path, threshold, edges):
     Image.fromarray(IMAGE).save(tmp_path / "street.png")
     predict("--workdir", tmp_path, "--threshold", threshold, tmp_path / "street.png")

@@ -80,9 +80,7 @@ def client(detector):
 
 
 def post(client, body, query="", **headers):
-    headers = {"Content-Type": "image/png"} | {
-        name.replace("_", "-"): value for name, value in headers.items()
-    }
+    headers = {"Content-Type": "image/png"} | {name.replace("_", "-"): value for name, value in headers.items()}
     return client.post(f"/detect{query}", content=body, headers=headers)
 
 
@@ -95,9 +93,7 @@ def test_a_picture(client):
     for answer in (
         post(client, encoded(red=51)),
         post(client, encoded(red=51), Content_Type="application/octet-stream"),
-        client.post(
-            "/detect", files={"anything": ("a.png", encoded(red=51), "image/png")}, data={"note": "x"}
-        ),
+        client.post("/detect", files={"anything": ("a.png", encoded(red=51), "image/png")}, data={"note": "x"}),
     ):
         assert answer.status_code == 200 and answer.headers["content-type"] == "application/json"
         found = answer.json()
@@ -360,14 +356,10 @@ def test_as_a_stranger_starts_it(tiny_run):
             bodies.append(buffer.getvalue())
 
         def ask(body):
-            return httpx.post(
-                url.join("/detect"), content=body, headers={"Content-Type": "image/png"}, timeout=100
-            )
+            return httpx.post(url.join("/detect"), content=body, headers={"Content-Type": "image/png"}, timeout=100)
 
         def stop_in_the_middle():
-            head = (
-                "POST /detect HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 99\r\n\r\nabc"
-            )
+            head = "POST /detect HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 99\r\n\r\nabc"
             with socket.create_connection((url.host, url.port)) as connection:
                 connection.sendall(head.encode())
                 with connection.makefile("rb") as answer:

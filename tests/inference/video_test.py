@@ -106,9 +106,7 @@ def test_frames_at_uneven_times(tmp_path):
     out = predict(tmp_path, video)
     rows = [json.loads(line) for line in (out / "slow.jsonl").read_text().splitlines()]
     np.testing.assert_allclose([row["time"] for row in rows], np.array(times) / 1000, atol=1e-6)
-    np.testing.assert_allclose(
-        [time for time, _ in read_video(out / "slow.mp4")[1]], np.array(times) / 1000, atol=1e-3
-    )
+    np.testing.assert_allclose([time for time, _ in read_video(out / "slow.mp4")[1]], np.array(times) / 1000, atol=1e-3)
 
 
 def test_videos_that_are_none(tmp_path):
@@ -140,9 +138,7 @@ def test_a_video_that_ffmpeg_does_not_take(tmp_path, monkeypatch, error, place):
         return open_video(file, mode, **settings)
 
     monkeypatch.setattr(av, "open", refuse)
-    with pytest.raises(
-        SystemExit, match=r"b\.mp4: .*cannot be (read as a video|written): .*nothing is known"
-    ):
+    with pytest.raises(SystemExit, match=r"b\.mp4: .*cannot be (read as a video|written): .*nothing is known"):
         predict(tmp_path, *(tmp_path / name for name in ("a.png", "b.mp4", "c.png")))
     assert len(json.loads((tmp_path / "out" / "detections.json").read_text())) == 2
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
@@ -208,6 +204,4 @@ def test_a_detector_that_finds_nothing_draws_nothing(tmp_path, monkeypatch):
     }
     monkeypatch.setattr(Brightest, "__call__", lambda self, image: nothing)
     out = predict(tmp_path, write_video(tmp_path / "dull.mp4", count=3))
-    assert [json.loads(line)["detections"] for line in (out / "dull.jsonl").read_text().splitlines()] == [
-        []
-    ] * 3
+    assert [json.loads(line)["detections"] for line in (out / "dull.jsonl").read_text().splitlines()] == [[]] * 3

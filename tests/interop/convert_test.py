@@ -124,10 +124,7 @@ def classifier_entries(depth):
 @pytest.mark.parametrize("depth", [34, 101])
 def test_other_depths(tmp_path, depth):
     rng = np.random.default_rng(depth)
-    arrays = {
-        name: rng.standard_normal(shape, dtype=np.float32)
-        for name, shape in classifier_entries(depth).items()
-    }
+    arrays = {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in classifier_entries(depth).items()}
     save_file(arrays, tmp_path / "there.safetensors")
     report = convert("timm", tmp_path / "there.safetensors", tmp_path / "run", person.get_config())
     assert f"ResNet-{depth}: a backbone" in report
@@ -299,21 +296,16 @@ def caffe2_of(arrays):
 def test_a_backbone_under_names_of_caffe2(golden, tmp_path):
     arrays = arrays_of(golden, "d2_R50_FPN")
     content = caffe2_of(arrays)
-    (tmp_path / "R-50.pkl").write_bytes(
-        pickle.dumps({"blobs": content | {"conv1_w_momentum": content["conv1_w"]}}, 2)
-    )
+    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps({"blobs": content | {"conv1_w_momentum": content["conv1_w"]}}, 2))
     report = convert("detectron2", tmp_path / "R-50.pkl", tmp_path / "run", person.get_config())
     assert "mean 0 and variance 1" in report and "ResNet-50: a backbone" in report
     assert (
-        Workdir(tmp_path / "run").config().model.bgr
-        and Workdir(tmp_path / "run").config().model.backbone.stride_in_1x1
+        Workdir(tmp_path / "run").config().model.bgr and Workdir(tmp_path / "run").config().model.backbone.stride_in_1x1
     )
     convert_back("detectron2", tmp_path / "run", tmp_path / "back.safetensors")
     back = load_file(tmp_path / "back.safetensors")
     body = {
-        name.removeprefix(detectron2.BODY): value
-        for name, value in arrays.items()
-        if name.startswith(detectron2.BODY)
+        name.removeprefix(detectron2.BODY): value for name, value in arrays.items() if name.startswith(detectron2.BODY)
     }
     assert back.keys() == body.keys() | {"stem.fc.weight", "stem.fc.bias"}
     for name, value in body.items():
@@ -341,9 +333,7 @@ def test_the_config_does_not_decide_the_network(published, converted, tmp_path):
 
 
 def test_what_older_detectors_hold_besides(golden, tmp_path):
-    arrays = arrays_of(golden, "d2_RPN_R50_FPN") | {
-        "pixel_mean": np.float32([[[103.53]], [[116.28]], [[123.675]]])
-    }
+    arrays = arrays_of(golden, "d2_RPN_R50_FPN") | {"pixel_mean": np.float32([[[103.53]], [[116.28]], [[123.675]]])}
     for level, side in enumerate((32, 64, 128, 256, 512)):
         w, h = side / np.sqrt([0.5, 1, 2]) / 2, side * np.sqrt([0.5, 1, 2]) / 2
         cells = np.stack([-w, -h, w, h], -1).astype(np.float32)
@@ -384,9 +374,7 @@ def test_what_torchvision_has_no_place_for(converted, tmp_path):
 
 def test_a_second_stage_that_the_config_has_not(published, tmp_path):
     with pytest.raises(ValueError, match=r"has a second stage, the config has none"):
-        convert(
-            "torchvision", published("tv_fasterrcnn_resnet18_fpn"), tmp_path / "run", person_rpn.get_config()
-        )
+        convert("torchvision", published("tv_fasterrcnn_resnet18_fpn"), tmp_path / "run", person_rpn.get_config())
 
 
 def test_pickles_of_arrays_and_of_nothing_else(tmp_path):

@@ -92,9 +92,7 @@ def test_labels_of_the_sample():
     head = box_head(add_ground_truth=False, positive_fraction=1.0)
     boxes, labels, gt_boxes, valid = draw(head, proposals, [True] * 4 + [False])
     assert len(valid) == 16 and valid.sum() == 4 and valid[:4].all()
-    found = {
-        tuple(box): (label, tuple(gt)) for box, label, gt in zip(boxes[:4], labels, gt_boxes, strict=False)
-    }
+    found = {tuple(box): (label, tuple(gt)) for box, label, gt in zip(boxes[:4], labels, gt_boxes, strict=False)}
     assert found[tuple(np.float32(proposals[0]))] == (2, tuple(GT[0, 0]))
     assert found[tuple(np.float32(proposals[1]))] == (1, tuple(GT[0, 1]))
     assert found[tuple(np.float32(proposals[2]))][0] == 3  # background, whatever it overlaps most

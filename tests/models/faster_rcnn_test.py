@@ -191,9 +191,7 @@ def test_bfloat16_with_one_class_and_one_set_of_deltas():
 
 def jaxpr(config, method, *arguments):
     model = FasterRCNN(**config.model)
-    variables = jax.eval_shape(
-        functools.partial(model.init, method="detect"), jax.random.key(0), *arguments[:2]
-    )
+    variables = jax.eval_shape(functools.partial(model.init, method="detect"), jax.random.key(0), *arguments[:2])
     arguments = arguments if method == "detect" else arguments[2:]
     return str(jax.make_jaxpr(functools.partial(model.apply, method=method))(variables, *arguments))
 

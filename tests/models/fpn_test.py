@@ -10,9 +10,7 @@ from tests.models import tiny
 def features(channels=(3, 4, 5, 6)):
     rng = np.random.default_rng(0)
     sizes = [(13, 18), (7, 9), (4, 5), (2, 3)]  # odd ones, as 49 x 71 pixels give
-    return [
-        rng.standard_normal((2, *size, c)).astype(np.float32) for size, c in zip(sizes, channels, strict=True)
-    ]
+    return [rng.standard_normal((2, *size, c)).astype(np.float32) for size, c in zip(sizes, channels, strict=True)]
 
 
 def convolve(x, kernel, bias):

@@ -77,9 +77,7 @@ def settings(model, config):
     topk = {"pre_nms_topk": (config["pre_nms_topk"],) * 2, "post_nms_topk": (config["post_nms_topk"],) * 2}
     # larger than what there is: all that is labelled takes part in the losses
     anchors = 30_000 if model.startswith("tv") else config["rpn_batch_size_per_image"]
-    ours.model.rpn.update(
-        positive_fraction=1.0, samples_per_image=anchors, nms_iou=config["rpn_nms_threshold"], **topk
-    )
+    ours.model.rpn.update(positive_fraction=1.0, samples_per_image=anchors, nms_iou=config["rpn_nms_threshold"], **topk)
     ours.model.roi_head.update(positive_fraction=1.0, samples_per_image=config["post_nms_topk"] + 8)
     ours.model.test.update(
         score_threshold=config["score_threshold"],
@@ -151,7 +149,9 @@ class Reference:
         return {str(name): self.paths[name][1:] for name in self.values["train/grad_names"]}
 
     def everything(self):
-        """What goes into the ResNet and comes out of each network, stages, losses, gradient: one pass through the model."""
+        """What goes into the ResNet and comes out of each network, stages, losses, gradient: one pass through the
+        model.
+        """
         batch, params = self.batch(), flatten_dict(self.variables["params"])
         trainable = {path: params[path] for path in self.gradient_paths().values()}
 

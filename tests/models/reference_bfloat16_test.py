@@ -1,8 +1,8 @@
 """The whole models in bfloat16 against the libraries' float32 values: what the rounding of arithmetic may cost.
 
 Every limit is about twice what a CPU showed. bfloat16 has eight bits: one rounding is .2%, and the fifty layers of a
-ResNet with its pyramid come to 1%. Where a choice depends on the order of scores, as with proposals and detections, near
-ties fall the other way, so those are compared as sets.
+ResNet with its pyramid come to 1%. Where a choice depends on the order of scores, as with proposals and detections,
+near ties fall the other way, so those are compared as sets.
 """
 
 import numpy as np
@@ -49,9 +49,7 @@ def test_rpn(reference, result, level):
 @pytest.mark.parametrize("image", [0, 1])
 def test_proposals(reference, result, image):
     proposals = result["stages"].proposals
-    overlaps = iou(
-        reference.values[f"proposals{image}/boxes"], proposals.boxes[image, proposals.valid[image]]
-    )
+    overlaps = iou(reference.values[f"proposals{image}/boxes"], proposals.boxes[image, proposals.valid[image]])
     assert np.mean(overlaps.max(1) > 0.9) >= 0.94  # of the fifty best
 
 
@@ -59,9 +57,7 @@ def test_proposals(reference, result, image):
 def test_detections(reference, result, image):
     z, found = reference.values, result["stages"].roi
     boxes, scores, labels = (z[f"detections{image}/{name}"] for name in ("boxes", "scores", "labels"))
-    ours = [
-        part[found.valid[image]] for part in (found.boxes[image], found.scores[image], found.labels[image])
-    ]
+    ours = [part[found.valid[image]] for part in (found.boxes[image], found.scores[image], found.labels[image])]
     overlaps = np.asarray(iou(boxes, ours[0])) * (labels[:, None] == ours[2])
     there = overlaps.max(1) > 0.7
     assert there.mean() >= 0.75

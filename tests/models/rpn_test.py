@@ -98,9 +98,7 @@ def test_sampled_anchors_are_predicted_as_all_are(num_convs):
         jax.eval_shape(head.init, jax.random.key(0), maps)["params"],
     )
     count = sum(height * width * 3 for height, width in SHAPES)
-    index = np.array(
-        [[0, 1, 50, 50, 575, 576, 700, count - 1], [2, 47, 48, 300, 719, 720, 755, 733]], np.int32
-    )
+    index = np.array([[0, 1, 50, 50, 575, 576, 700, count - 1], [2, 47, 48, 300, 719, 720, 755, 733]], np.int32)
     weights = np.random.default_rng(1).standard_normal((2, 8, 5)).astype(np.float32)
 
     def everywhere(params, maps):
@@ -113,10 +111,7 @@ def test_sampled_anchors_are_predicted_as_all_are(num_convs):
         logits, deltas = head.apply({"params": params}, maps, index)
         return jnp.sum(weights * jnp.concatenate([logits[..., None], deltas], -1)), (logits, deltas)
 
-    results = [
-        tiny.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, maps)
-        for loss in (everywhere, sampled)
-    ]
+    results = [tiny.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, maps) for loss in (everywhere, sampled)]
     for expected, found in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
 

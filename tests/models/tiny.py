@@ -40,9 +40,7 @@ def batch(images=2, seed=0):
     sides = rng.uniform(0.1, 0.5, (images, ROWS, 2)) * sizes[:, None, ::-1]
     boxes = np.concatenate([centres - sides / 2, centres + sides / 2], -1).astype(np.float32)
     pixels = rng.integers(0, 256, (images, HEIGHT, WIDTH, 3), np.uint8)
-    inside = (np.arange(HEIGHT)[:, None] < sizes[:, None, None, 0]) & (
-        np.arange(WIDTH) < sizes[:, None, None, 1]
-    )
+    inside = (np.arange(HEIGHT)[:, None] < sizes[:, None, None, 0]) & (np.arange(WIDTH) < sizes[:, None, None, 1])
     return {
         "images": np.where(inside[..., None], pixels, 0).astype(np.uint8),
         "image_sizes": sizes.astype(np.int32),

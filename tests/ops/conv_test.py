@@ -10,7 +10,8 @@ import pytest
 from jaxdet.ops import conv as module
 from jaxdet.ops.conv import conv2d
 
-# x [B, H, W, I], kernel [kh, kw, I, O], stride, padding: one row for each kind of convolution of the detector, and odd ones.
+# x [B, H, W, I], kernel [kh, kw, I, O], stride, padding: one row for each kind of convolution of the detector, and odd
+# ones.
 CASES = {
     "3x3": ((2, 9, 8, 5), (3, 3, 5, 6), 1, None),
     "3x3, in strips": ((2, 41, 101, 16), (3, 3, 16, 16), 1, None),
@@ -60,9 +61,7 @@ def oracle(x, kernel, stride, padding, cotangent=None):
     output = np.zeros((len(x), height, width, kernel.shape[3]))
     padded_gradient, kernel_gradient = np.zeros_like(padded), np.zeros_like(kernel)
     for i, j in np.ndindex(kernel.shape[:2]):
-        cells = np.s_[
-            :, i : i + (height - 1) * stride + 1 : stride, j : j + (width - 1) * stride + 1 : stride
-        ]
+        cells = np.s_[:, i : i + (height - 1) * stride + 1 : stride, j : j + (width - 1) * stride + 1 : stride]
         output += padded[cells] @ kernel[i, j]
         if cotangent is not None:
             padded_gradient[cells] += cotangent @ kernel[i, j].T
@@ -120,9 +119,7 @@ def test_bfloat16_is_summed_in_float32(case):
     for array, wanted in zip(actual, exact, strict=True):
         assert array.dtype == jnp.bfloat16
         # Half a unit in the last of eight bits: rounded once, at the end.
-        np.testing.assert_allclose(
-            np.asarray(array, float), wanted, rtol=2**-8, atol=3e-6 * np.abs(wanted).max()
-        )
+        np.testing.assert_allclose(np.asarray(array, float), wanted, rtol=2**-8, atol=3e-6 * np.abs(wanted).max())
 
 
 def test_the_kernel_takes_the_type_of_x_and_its_gradient_keeps_its_own():
@@ -160,9 +157,7 @@ def test_strips_of_any_size_add_up(monkeypatch, case, strip_cells):
     cotangent = cotangent_like(oracle(x, kernel, 1, padding))
     monkeypatch.setattr(module, "STRIP", strip_cells)
     pads = tuple(pads_of(kernel, padding))
-    gradient = jax.jit(lambda *arrays: module._strips_filter_gradient(pads, kernel.shape, *arrays))(
-        x, cotangent
-    )
+    gradient = jax.jit(lambda *arrays: module._strips_filter_gradient(pads, kernel.shape, *arrays))(x, cotangent)
     wanted = oracle(x, kernel, 1, padding, cotangent)[1]
     np.testing.assert_allclose(gradient, wanted, rtol=0, atol=3e-6 * np.abs(wanted).max())
 

@@ -50,9 +50,7 @@ def test_golden_rpn(golden, case, library):
     by_library = {"d2": z["sampled_per_image"] * len(z["label"]), "tv": (z["label"] >= 0).sum()}
 
     def losses(logits, deltas):
-        return rpn_losses(
-            logits, deltas, z["anchors"], z["label"], z["gt_boxes"], by_library[library], BETA[library]
-        )
+        return rpn_losses(logits, deltas, z["anchors"], z["label"], z["gt_boxes"], by_library[library], BETA[library])
 
     value = jax.jit(losses)(z["objectness_logits"], z["deltas"])
     np.testing.assert_allclose(value.objectness, z[f"{library}_objectness"], rtol=1e-5)
@@ -232,13 +230,8 @@ def test_arithmetic_is_float32_for_bfloat16_outputs():
         (rpn_jitted, rpn_example()),
         (box_jitted, box_example()),
     ):
-        half = {
-            name: jnp.asarray(value, jnp.bfloat16) if name in LEARNED else value
-            for name, value in example.items()
-        }
-        rounded = {
-            name: np.asarray(value, np.float32) if name in LEARNED else value for name, value in half.items()
-        }
+        half = {name: jnp.asarray(value, jnp.bfloat16) if name in LEARNED else value for name, value in example.items()}
+        rounded = {name: np.asarray(value, np.float32) if name in LEARNED else value for name, value in half.items()}
         value = losses(**half)
         assert all(loss.dtype == jnp.float32 for loss in value)
         np.testing.assert_allclose(value, losses(**rounded), rtol=1e-6)
@@ -249,8 +242,7 @@ def test_images_may_be_given_together_or_one_by_one():
     together = rpn_jitted(**example)
     shared = ("anchors", "normalizer")
     separately = [
-        rpn_jitted(**{name: v if name in shared else v[image] for name, v in example.items()})
-        for image in range(2)
+        rpn_jitted(**{name: v if name in shared else v[image] for name, v in example.items()}) for image in range(2)
     ]
     np.testing.assert_allclose(together, np.sum(separately, axis=0), rtol=1e-6)
 
@@ -262,9 +254,9 @@ def test_images_may_be_given_together_or_one_by_one():
 
 def test_boxes_carry_no_gradient():
     example = box_example()
-    gradient = jax.jit(
-        jax.grad(lambda p, g: box_losses(**{**example, "proposals": p, "gt_boxes": g}).box, (0, 1))
-    )(example["proposals"], example["gt_boxes"])
+    gradient = jax.jit(jax.grad(lambda p, g: box_losses(**{**example, "proposals": p, "gt_boxes": g}).box, (0, 1)))(
+        example["proposals"], example["gt_boxes"]
+    )
     assert not np.asarray(gradient[0]).any() and not np.asarray(gradient[1]).any()
 
 
@@ -274,6 +266,4 @@ def test_smooth_l1():
     np.testing.assert_array_equal(smooth_l1(difference, 0), np.abs(difference))
     slope = jax.vmap(jax.grad(smooth_l1), (0, None))
     np.testing.assert_allclose(slope(difference, 0.5), [-1, -1, -0.2, 0, 0.2, 1, 1], rtol=1e-6)
-    np.testing.assert_array_equal(
-        jax.vmap(jax.grad(lambda d: smooth_l1(d, 0)))(difference), np.sign(difference)
-    )
+    np.testing.assert_array_equal(jax.vmap(jax.grad(lambda d: smooth_l1(d, 0)))(difference), np.sign(difference))

@@ -42,11 +42,7 @@ def slow_match(iou, gt_valid, low, high, allow_low_quality):
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("garbage", [0, np.nan, np.inf, 0.99])
 def test_golden(golden, case, garbage):
-    z = {
-        name.split("/")[1]: v
-        for name, v in np.load(golden / "matcher.npz").items()
-        if name.startswith(case + "/")
-    }
+    z = {name.split("/")[1]: v for name, v in np.load(golden / "matcher.npz").items() if name.startswith(case + "/")}
     iou = np.where(z["gt_valid"][:, None], z["iou"], np.float32(garbage))
     matches = jitted(iou, z["gt_valid"], z["low"], z["high"], bool(z["allow_low_quality"]))
     assert matches.gt_index.dtype == np.int32 and matches.label.dtype == np.int32
@@ -64,9 +60,7 @@ def test_a_box_that_no_anchor_meets_matches_nothing(golden):
     without = jitted(iou, ~lonely, low, high, True)
     np.testing.assert_array_equal(matches.label, without.label)
     assert 0 < (np.asarray(matches.label) == 1).sum() < iou.shape[1]
-    assert not np.isin(
-        np.asarray(matches.gt_index)[np.asarray(matches.label) == 1], np.flatnonzero(lonely)
-    ).any()
+    assert not np.isin(np.asarray(matches.gt_index)[np.asarray(matches.label) == 1], np.flatnonzero(lonely)).any()
 
 
 def test_a_low_quality_anchor_keeps_the_box_of_its_own_largest_iou():
@@ -83,9 +77,7 @@ def test_thresholds_are_inclusive_and_ties_go_to_the_first_box():
     matches = jitted(iou, np.array([True, True]), 0.3, 0.7, False)
     np.testing.assert_array_equal(matches.label, [1, -1, 0, -1])
     np.testing.assert_array_equal(matches.gt_index, [0, 0, 0, 0])
-    np.testing.assert_array_equal(
-        jitted(iou, np.array([False, True]), 0.3, 0.7, False).gt_index, [1, 1, 1, 1]
-    )
+    np.testing.assert_array_equal(jitted(iou, np.array([False, True]), 0.3, 0.7, False).gt_index, [1, 1, 1, 1])
 
 
 @pytest.mark.parametrize("boxes", [0, 3])
@@ -125,9 +117,7 @@ def test_boxes_by_blocks_match_as_all_at_once(count, allow_low_quality):
     rows = np.concatenate([corners, corners + rng.integers(1, 30, (count + 3000, 2))], 1).astype(np.float32)
     gt_boxes, anchors = rows[:count], rows[count:]
     gt_boxes[count // 2] = 900, 900, 950, 950  # meets none
-    gt_boxes[count * 2 // 3 :: 2] = gt_boxes[
-        : len(gt_boxes[count * 2 // 3 :: 2])
-    ]  # equal boxes in different blocks
+    gt_boxes[count * 2 // 3 :: 2] = gt_boxes[: len(gt_boxes[count * 2 // 3 :: 2])]  # equal boxes in different blocks
     gt_valid = rng.random(count) < 0.8
     gt_valid[count // 2] = True
     gt_boxes[~gt_valid] = np.nan

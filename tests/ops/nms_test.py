@@ -46,11 +46,7 @@ def kept(result):
 
 @pytest.mark.parametrize("case", ["50_0.5", "200_0.3", "200_0.7", "1000_0.7", "1500_0.5", "exact", "batched"])
 def test_golden(golden, case):
-    z = {
-        name.split("/")[1]: v
-        for name, v in np.load(golden / "nms.npz").items()
-        if name.startswith(case + "/")
-    }
+    z = {name.split("/")[1]: v for name, v in np.load(golden / "nms.npz").items() if name.startswith(case + "/")}
     n = len(z["scores"])
     classes = z.get("classes", np.zeros(n, np.int32))
     index, valid = jitted_class(z["boxes"], z["scores"], classes, np.ones(n, bool), z["iou_threshold"], n)
@@ -130,9 +126,7 @@ def test_images_of_a_batch_are_independent():
     scores = np.stack([rng.permutation(60) for _ in range(4)]).astype(np.float32)
     valid = np.arange(60) < np.array([60, 31, 1, 0])[:, None]
     boxes[~valid] = np.nan
-    index, filled = jax.jit(jax.vmap(functools.partial(nms, iou_threshold=0.4, count=40)))(
-        boxes, scores, valid
-    )
+    index, filled = jax.jit(jax.vmap(functools.partial(nms, iou_threshold=0.4, count=40)))(boxes, scores, valid)
     for image in range(4):
         real = valid[image]
         expected = greedy(boxes[image][real], scores[image][real], 0.4)
@@ -170,9 +164,7 @@ def test_golden_last_stage(golden, library):
         index, filled = class_nms(*rows, valid.reshape(-1), z["nms_threshold"], count)
         return *(row[index] for row in rows), filled
 
-    boxes, scores, labels, filled = map(
-        np.asarray, detect(z["proposals"], z["class_logits"], z["box_deltas"])
-    )
+    boxes, scores, labels, filled = map(np.asarray, detect(z["proposals"], z["class_logits"], z["box_deltas"]))
     assert filled.sum() == len(z[f"{library}/labels"])
     np.testing.assert_array_equal(labels[filled], z[f"{library}/labels"])
     np.testing.assert_allclose(boxes[filled], z[f"{library}/boxes"], rtol=0, atol=1e-2)

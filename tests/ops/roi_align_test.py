@@ -1,4 +1,4 @@
-"""RoIAlign against a loop over samples in float64, against torchvision and detectron2, and against itself under vmap."""
+"""RoIAlign against a loop over samples in float64, torchvision and detectron2, and itself under vmap."""
 
 import functools
 
@@ -127,15 +127,10 @@ def test_equals_the_loop_over_samples(shape, scale, size, ratio, aligned):
     np.testing.assert_allclose(gradient, expected, atol=5e-5)
 
 
-@pytest.mark.parametrize(
-    "case", ["aligned_r2", "legacy_r2", "aligned_r1", "legacy_r1", "aligned_14", "legacy_14"]
-)
+@pytest.mark.parametrize("case", ["aligned_r2", "legacy_r2", "aligned_r1", "legacy_r1", "aligned_14", "legacy_14"])
 def test_equals_the_libraries(golden, case):
     data = np.load(golden / "roi_align.npz")
-    at = {
-        name: data[f"{case}/{name}"]
-        for name in ("features", "boxes", "cotangent", "expected", "features_grad")
-    }
+    at = {name: data[f"{case}/{name}"] for name in ("features", "boxes", "cotangent", "expected", "features_grad")}
     settings = (
         float(data[f"{case}/scale"]),
         int(data[f"{case}/size"]),

@@ -33,9 +33,7 @@ def oracle(levels, cells, size):
 @pytest.mark.parametrize("size", [1, 3, 5])
 def test_every_cell_of_every_level(size):
     maps, cells = levels(), np.arange(sum(height * width for height, width in SHAPES))
-    np.testing.assert_array_equal(
-        jax.jit(windows, static_argnums=2)(maps, cells, size), oracle(maps, cells, size)[0]
-    )
+    np.testing.assert_array_equal(jax.jit(windows, static_argnums=2)(maps, cells, size), oracle(maps, cells, size)[0])
 
 
 def test_gradients_of_windows_that_share_cells():

@@ -19,9 +19,7 @@ def test_best_overlap_is_that_of_all_anchors(grid, rounded):
     assert [level.shape[:2] for level in levels] == [(24, 40), (12, 20), (6, 10), (3, 5), (2, 3)]
     rng = np.random.default_rng(0)
     boxes = rng.uniform(0, 150, (200, 4)) * [1, 0.6, 1, 0.6]
-    boxes = np.concatenate(
-        [np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:]) + 1], 1
-    )
+    boxes = np.concatenate([np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:]) + 1], 1)
     anchors = np.concatenate([level.reshape(-1, 4) for level in levels])
     expected = np.asarray(box_ops.iou(boxes, anchors)).max(1)
     np.testing.assert_allclose(anchor_page.best_overlap(boxes, levels), expected, atol=1e-5)

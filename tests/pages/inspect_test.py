@@ -51,9 +51,7 @@ def test_names_and_ids_that_utf8_cannot_hold(tmp_path, capsys):
         content = json.loads((tmp_path / "data" / f"{split}.json").read_text())
         for category in content["categories"][:2]:
             category["name"] = "caf\udce9"
-        content["annotations"].append(
-            {"id": 99, "image_id": "\ud800", "category_id": 7, "bbox": [1, 1, 5, 5]}
-        )
+        content["annotations"].append({"id": 99, "image_id": "\ud800", "category_id": 7, "bbox": [1, 1, 5, 5]})
         (tmp_path / "data" / f"{split}.json").write_text(json.dumps(content))
     with pytest.raises(SystemExit, match="unknown image"):
         inspect(tmp_path / "data", tmp_path / "page")

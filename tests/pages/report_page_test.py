@@ -107,9 +107,7 @@ def test_runs_on_different_truth_are_not_compared(tmp_path, part):
 
 
 def test_names_that_utf8_cannot_hold(tmp_path):
-    text = report_page.write(tmp_path, [one_run("runs/caf\udce9")], read_image, ANCHORS).read_text(
-        encoding="utf-8"
-    )
+    text = report_page.write(tmp_path, [one_run("runs/caf\udce9")], read_image, ANCHORS).read_text(encoding="utf-8")
     assert r"runs/caf\udce9" in text
     assert list(json.loads((tmp_path / "report.json").read_text())["runs"]) == ["runs/caf\udce9"]
     assert not list(tmp_path.glob("*.partial"))

@@ -94,9 +94,7 @@ def test_what_cannot_be(workdir, tiny_run, tmp_path):
         report(tiny_run.config, tmp_path)
     with pytest.raises(SystemExit, match="beside itself"):
         report(tiny_run.config, workdir, "--compare", workdir)
-    with pytest.raises(
-        SystemExit, match=r"did you mean config\.data\.train\.limit or config\.data\.val\.limit"
-    ):
+    with pytest.raises(SystemExit, match=r"did you mean config\.data\.train\.limit or config\.data\.val\.limit"):
         report(tiny_run.config, workdir, "--config.data.vall.limit=3")
     with pytest.raises(SystemExit, match=r"holds another model[\s\S]*config\.model\.roi_head"):
         report(tiny_run.config, workdir, "--config.model.roi_head=None")

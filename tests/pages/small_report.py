@@ -14,10 +14,7 @@ ANCHORS = {
     "rows": [{"size": "all", "boxes": 3, "shares": [0.9, 0.5], "median": 0.6}],
     "panels": [],
 }
-LOG = [
-    {"step": i, "learning_rate": 1e-3, "loss": 2.0} | dict.fromkeys(report_page.LOSSES, 1 / i)
-    for i in range(1, 90)
-]
+LOG = [{"step": i, "learning_rate": 1e-3, "loss": 2.0} | dict.fromkeys(report_page.LOSSES, 1 / i) for i in range(1, 90)]
 LOG += [{"step": 50, "val/AP": 0.1, "val/rpn_AP": 0.05, "val/rpn_box": 0.4}]
 
 
@@ -30,8 +27,7 @@ def one_run(name, shift=0.0):
     rows = found((1, 1, BOX, 0.9 - shift), (1, 1, BOX, 0.3), (2, 1, HALF, 0.8), (30, 1, FAR, 0.7))
     rows += found((2, 1, (110, 110, 20, 20), 0.6))
     proposals = {
-        i: (np.array([[12, 8, 60, 55], [0, 0, 299, 239]], np.float32), np.array([0.9, 0.2]))
-        for i in (1, 2, 30)
+        i: (np.array([[12, 8, 60, 55], [0, 0, 299, 239]], np.float32), np.array([0.9, 0.2])) for i in (1, 2, 30)
     }
     results = {
         "roi": evaluate(boxes, rows),

@@ -131,9 +131,7 @@ def test_a_checkpoint_that_is_removed_before_it_is_read(tmp_path):
     trainer.save(1, state(1))
     reader = Checkpoints(tmp_path / "checkpoints", read_only=True)
     trainer.save(2, state(2))
-    with pytest.raises(
-        FileNotFoundError, match=r"no checkpoint .*checkpoints/1; there are those of the steps \[2\]"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*checkpoints/1; there are those of the steps \[2\]"):
         reader.restore_arrays(1)
 
 
@@ -180,9 +178,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, name, share):
         try:
             found = restore()
         except OSError as error:
-            assert "checkpoints/5 cannot be read" in str(error) and "that of step 4 is the newest" in str(
-                error
-            )
+            assert "checkpoints/5 cannot be read" in str(error) and "that of step 4 is the newest" in str(error)
         else:
             tiny.assert_equal_trees(jax.tree.leaves(found), jax.tree.leaves(state(5)))
     tiny.assert_equal_trees(checkpoints.restore(4, state(4)), state(4))

@@ -15,15 +15,15 @@ from jaxdet.runs.files import only_one, write_whole
 from jaxdet.training import loop
 from tests import tiny
 
-HOLD = "import pathlib, sys, time; from jaxdet.runs.files import only_one\nwith only_one(pathlib.Path(sys.argv[1], 'lock')): print('held', flush=True); time.sleep(60)"
+HOLD = "import pathlib, sys, time; from jaxdet.runs.files import only_one\n" + (
+    "with only_one(pathlib.Path(sys.argv[1], 'lock')): print('held', flush=True); time.sleep(60)"
+)
 
 
 def test_the_second_is_refused_and_told_who_holds_it(tmp_path):
     with only_one(tmp_path / "lock"):
         with (
-            pytest.raises(
-                ValueError, match=rf"{tmp_path} is in use by process {os.getpid()} on .*, since 20"
-            ),
+            pytest.raises(ValueError, match=rf"{tmp_path} is in use by process {os.getpid()} on .*, since 20"),
             only_one(tmp_path / "lock"),
         ):
             pytest.fail("it was let in")
@@ -34,9 +34,7 @@ def test_the_second_is_refused_and_told_who_holds_it(tmp_path):
 
 
 def test_the_lock_dies_with_its_process(tmp_path):
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, tmp_path], cwd=tiny.ROOT, stdout=subprocess.PIPE, text=True
-    )
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], cwd=tiny.ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "held\n"
         with (

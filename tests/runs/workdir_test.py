@@ -19,7 +19,7 @@ from tests import tiny
 
 @pytest.fixture(scope="module")
 def before(golden, tmp_path_factory):
-    """A run that an older jaxdet made (tests/golden/README.md): its workdir, config, and what that jaxdet did with it."""
+    """A run that an older jaxdet made (tests/golden/README.md): its workdir, config, and what it gave there."""
     folder = tmp_path_factory.mktemp("before")
     with tarfile.open(golden / "workdir_before.tar.gz") as archive:
         archive.extractall(folder, filter="data")
@@ -98,9 +98,7 @@ def test_a_converted_model_is_a_checkpoint_of_step_0(tmp_path):
 def test_what_is_missing_is_named(tmp_path):
     workdir = Workdir(tmp_path / "run")
     for read, name in ((workdir.config, "config.json"), (workdir.categories, "categories.json")):
-        with pytest.raises(
-            FileNotFoundError, match=rf"run holds no run: there is no .*run/{name}; train\.py"
-        ):
+        with pytest.raises(FileNotFoundError, match=rf"run holds no run: there is no .*run/{name}; train\.py"):
             read()
     for read in (workdir.variables, workdir.best_step):
         with pytest.raises(FileNotFoundError, match="run holds no checkpoints"):

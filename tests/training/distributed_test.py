@@ -74,9 +74,7 @@ def test_the_detections_do_not_depend_on_who_computes(tiny_data, tmp_path, refer
     for name in ("image_id", "category_id"):
         assert [row[name] for row in found] == [row[name] for row in expected]
     for name, tolerance in (("score", 1e-5), ("bbox", 1e-2)):
-        np.testing.assert_allclose(
-            [row[name] for row in found], [row[name] for row in expected], atol=tolerance
-        )
+        np.testing.assert_allclose([row[name] for row in found], [row[name] for row in expected], atol=tolerance)
     numbers = [json.loads((folder / "eval.json").read_text()) for folder in (reference[0], run)]
     assert numbers[0]["images"] == numbers[1]["images"] == 5
     for stage in ("roi", "rpn"):

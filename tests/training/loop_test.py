@@ -31,9 +31,7 @@ def test_each_shape_is_compiled_once_and_nothing_later(tiny_run):
     first = events.index("evaluated")
     assert sum(event == "jit(<lambda>)" for event in events[events.index("step") : first]) == 2  # evaluation
     assert set(events[first:]) == {"step", "logged", "evaluated"}
-    seen = {
-        tuple(batch["images"].shape[1:3]) for batch in tiny.training_batches(tiny_run.config).read(0, 6, 0)
-    }
+    seen = {tuple(batch["images"].shape[1:3]) for batch in tiny.training_batches(tiny_run.config).read(0, 6, 0)}
     assert seen == {(64, 96), (96, 64)}
 
 
@@ -58,9 +56,7 @@ def test_metrics_of_every_step(tiny_run):
     for step, line in enumerate(lines):
         assert sum(line[name] for name in losses) == pytest.approx(line["loss"], rel=1e-5)
         warmup = min(0.001 + 0.999 * step / 3, 1)
-        assert line["learning_rate"] == pytest.approx(
-            0.005 * warmup * (1 + np.cos(np.pi * step / 6)) / 2, rel=1e-4
-        )
+        assert line["learning_rate"] == pytest.approx(0.005 * warmup * (1 + np.cos(np.pi * step / 6)) / 2, rel=1e-4)
         assert line["gradient_norm"] > 0
         assert {"rpn_positives", "roi_positives", "boxes_no_anchor_meets"} <= line.keys()
     timed = json.loads((tiny_run.workdir / "metrics.jsonl").read_text().splitlines()[0])
@@ -85,9 +81,7 @@ def test_validation_every_third_step(tiny_run):
 
 def test_files_of_the_workdir(tiny_run):
     names = {path.name for path in tiny_run.workdir.iterdir() if "tfevents" not in path.name}
-    assert names == {
-        *("config.json", "categories.json", "skipped.jsonl", "metrics.jsonl", "checkpoints", "lock")
-    }
+    assert names == {*("config.json", "categories.json", "skipped.jsonl", "metrics.jsonl", "checkpoints", "lock")}
     assert any("tfevents" in path.name for path in tiny_run.workdir.iterdir())
     assert json.loads((tiny_run.workdir / "categories.json").read_text()) == tiny.CATEGORIES
     steps = tiny.checkpoint_steps(tiny_run.workdir)
@@ -100,9 +94,7 @@ def test_every_part_of_the_state_is_there_and_moves(tiny_run):
     for part in ("trainable", "frozen", "constants", "batch_stats", "optimizer", "average"):
         leaves = jax.tree.leaves(getattr(state, part))
         assert leaves and all(np.isfinite(leaf).all() for leaf in leaves), part
-    assert not np.array_equal(
-        state.average["box_head"]["fc0"]["kernel"], state.trainable["box_head"]["fc0"]["kernel"]
-    )
+    assert not np.array_equal(state.average["box_head"]["fc0"]["kernel"], state.trainable["box_head"]["fc0"]["kernel"])
     assert not {"stem_conv", "stage3_block0"} & state.trainable["resnet"].keys()
 
 
@@ -197,9 +189,7 @@ def test_a_changed_config_is_named_when_going_on(tiny_run, copied_run):
     config.optimizer.clip_norm = 0.0
     config.train.log_every = 3
     _, printed = tiny.train(config, copied_run)
-    assert (
-        "config.optimizer.clip_norm: 10.0 -> 0.0" in printed and "config.train.log_every: 1 -> 3" in printed
-    )
+    assert "config.optimizer.clip_norm: 10.0 -> 0.0" in printed and "config.train.log_every: 1 -> 3" in printed
     assert json.loads((copied_run / "config.json").read_text())["train"]["log_every"] == 3
 
 
@@ -350,7 +340,7 @@ def test_nothing_is_written_where_config_and_data_do_not_fit(tiny_data, tmp_path
 
 
 def test_two_devices_give_the_losses_of_one(tiny_run, tiny_data, tmp_path):
-    """Half of each batch on each of two devices; BatchNorm's statistics and the losses' normalisers are of the whole."""
+    """Half of each batch on each of two devices; BatchNorm's statistics and the losses' normalizers are of both."""
     # one image to evaluate on: a shape less to compile
     flags = f"--config=tests/tiny.py:{tiny_data}", f"--workdir={tmp_path}", "--config.data.val.limit=1"
     devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}

@@ -14,9 +14,7 @@ def lines(workdir):
 def test_lines_and_order(tmp_path):
     log = MetricsLog(Workdir(tmp_path), 0)
     log.write(1, {"loss": 1.5, "learning_rate": 0.1})
-    assert lines(tmp_path) == [
-        {"step": 1, "loss": 1.5, "learning_rate": 0.1}
-    ]  # at once: a kill loses nothing
+    assert lines(tmp_path) == [{"step": 1, "loss": 1.5, "learning_rate": 0.1}]  # at once: a kill loses nothing
     log.write(2, {"val/AP": 0.25})
     log.close()
     assert lines(tmp_path)[1] == {"step": 2, "val/AP": 0.25}
@@ -24,9 +22,7 @@ def test_lines_and_order(tmp_path):
 
 def test_going_on_drops_later_steps_and_half_lines(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text(
-        '{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n{"step": 3, "loss": 1.0}\n{"step": 4, "lo'
-    )
+    path.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n{"step": 3, "loss": 1.0}\n{"step": 4, "lo')
     log = MetricsLog(Workdir(tmp_path), 2)
     log.write(3, {"loss": 9.0})
     log.close()

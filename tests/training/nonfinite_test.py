@@ -1,4 +1,4 @@
-"""NaN and infinity in images, targets and gradients, at random steps: the state stays clean and the images are named."""
+"""NaN and infinity in images, targets and gradients, at random steps: the state stays clean, the images are named."""
 
 import jax
 import jax.numpy as jnp
@@ -156,8 +156,7 @@ def test_a_run_that_skips_names_and_counts_and_goes_on(tiny_run, tmp_path, monke
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
     lines = tiny.metrics(tmp_path)
     assert [line for line in lines if "skipped_image_ids" in line] == [
-        {"step": number, "skipped_image_ids": ids[number - 1], "not_finite_alone": [culprit]}
-        for number in hit
+        {"step": number, "skipped_image_ids": ids[number - 1], "not_finite_alone": [culprit]} for number in hit
     ]
     losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
     assert [number for number in range(1, 7) if losses[number] is None] == hit

@@ -126,9 +126,7 @@ def test_frozen_parameters_have_no_gradient_no_optimiser_state_and_stay():
     assert any("stage5_scale" in path for path in paths) and not any("stem_scale" in path for path in paths)
     after, _ = trainer(make_batch(), make_batch(seed=1))
     tiny.assert_equal_trees(after.frozen, before.frozen)
-    assert not np.array_equal(
-        after.trainable["resnet"]["stage5_scale"], before.trainable["resnet"]["stage5_scale"]
-    )
+    assert not np.array_equal(after.trainable["resnet"]["stage5_scale"], before.trainable["resnet"]["stage5_scale"])
 
 
 def test_the_logged_rate_is_the_one_that_moves_the_parameters():

@@ -32,14 +32,9 @@ def test_layout_of_eval_json(evaluated):
     assert results == evaluated.results
     assert list(results) == ["roi", "rpn", "proposals", "images"]
     assert list(results["roi"]) == list(results["rpn"]) == list(METRICS)
-    assert (
-        tuple(["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"])
-        == METRICS
-    )
+    assert tuple(["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]) == METRICS
     assert list(results["proposals"]) == ["AR@100", "AR@1000"] and results["images"] == 5
-    assert all(
-        type(value) is float for stage in ("roi", "rpn", "proposals") for value in results[stage].values()
-    )
+    assert all(type(value) is float for stage in ("roi", "rpn", "proposals") for value in results[stage].values())
 
 
 def test_detections_are_cocos_results(evaluated):
@@ -53,9 +48,7 @@ def test_detections_are_cocos_results(evaluated):
         assert set(row) == {"image_id", "category_id", "bbox", "score"} and 1e-3 < row["score"] <= 1
         x, y, width, height = row["bbox"]
         assert min(x, y) >= 0 and min(width, height) > 0
-        assert (
-            x + width <= sizes[row["image_id"]][0] + 1e-3 and y + height <= sizes[row["image_id"]][1] + 1e-3
-        )
+        assert x + width <= sizes[row["image_id"]][0] + 1e-3 and y + height <= sizes[row["image_id"]][1] + 1e-3
 
 
 def test_the_detector_says_the_same(evaluated):
@@ -64,9 +57,7 @@ def test_the_detector_says_the_same(evaluated):
     source = pipeline.open_source(evaluated.config.data.val, None)
     with tiny.quick_compilation():
         found = detector(source[0]["image"])
-    rows = [
-        row for row in read(evaluated.workdir / "detections.json") if row["image_id"] == source[0]["image_id"]
-    ]
+    rows = [row for row in read(evaluated.workdir / "detections.json") if row["image_id"] == source[0]["image_id"]]
     assert len(rows) == len(found["scores"]) > 0
     boxes = np.array([row["bbox"] for row in rows])
     boxes[:, 2:] += boxes[:, :2]
@@ -80,9 +71,7 @@ def test_the_numbers_are_those_of_the_best_checkpoint(evaluated):
     best = Checkpoints(evaluated.workdir / "checkpoints", read_only=True).best_step()
     (line,) = [line for line in tiny.metrics(evaluated.workdir) if line["step"] == best and "val/AP" in line]
     assert {f"val/{name}": value for name, value in evaluated.results["roi"].items()}.items() <= line.items()
-    assert {
-        f"val/rpn_{name}": value for name, value in evaluated.results["rpn"].items()
-    }.items() <= line.items()
+    assert {f"val/rpn_{name}": value for name, value in evaluated.results["rpn"].items()}.items() <= line.items()
 
 
 def test_both_columns_and_the_files_are_printed(evaluated):
@@ -138,9 +127,7 @@ def test_a_folder_without_a_run(tiny_run, tmp_path):
 def test_categories_and_classes_must_agree():
     config = person.get_config()
     three = types.SimpleNamespace(categories=tiny.CATEGORIES)
-    with pytest.raises(
-        ValueError, match=r"model\.num_classes is 1, but .* 3 categories \(bicycle, person, dog\)"
-    ):
+    with pytest.raises(ValueError, match=r"model\.num_classes is 1, but .* 3 categories \(bicycle, person, dog\)"):
         validation.check_categories(config, three, tiny.CATEGORIES)
     config.model.num_classes = 3
     validation.check_categories(config, three, [category | {"id": 0} for category in tiny.CATEGORIES])
@@ -167,16 +154,12 @@ def rpn_run(tmp_path_factory):
     config.train.update(steps=2, evaluate_every=2)
     state, _ = tiny.train(config, folder / "run")
     results, printed = tiny.evaluate(config, folder / "run", pictures=2)
-    return types.SimpleNamespace(
-        workdir=folder / "run", state=state, results=results, printed=printed, config=config
-    )
+    return types.SimpleNamespace(workdir=folder / "run", state=state, results=results, printed=printed, config=config)
 
 
 def test_the_rpn_alone_trains_and_evaluates(rpn_run):
     assert "box_head" not in rpn_run.state.trainable
-    assert (
-        list(rpn_run.results) == ["rpn", "proposals", "images"] == list(read(rpn_run.workdir / "eval.json"))
-    )
+    assert list(rpn_run.results) == ["rpn", "proposals", "images"] == list(read(rpn_run.workdir / "eval.json"))
     assert "with RoI head" not in rpn_run.printed and "RPN alone" in rpn_run.printed
     lines = tiny.metrics(rpn_run.workdir)
     assert {"rpn_objectness", "rpn_box"} <= lines[0].keys() and "roi_box" not in lines[0]

@@ -57,9 +57,7 @@ def background(rng: np.random.Generator, width: int, height: int, horizon: int) 
     return _mottled(rng, image, horizon)
 
 
-def _clouds(
-    rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, horizon: int, colour: Colour
-) -> None:
+def _clouds(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, horizon: int, colour: Colour) -> None:
     for _ in range(int(rng.integers(2, 5))):
         x, y, size = rng.uniform(0, width), rng.uniform(0, 0.5 * horizon), rng.uniform(0.03, 0.07) * width
         for _ in range(4):
@@ -85,9 +83,7 @@ def _buildings(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, 
                 draw.rectangle((left, row, left + fill_x * pitch_x, row + fill_y * pitch_y), glass)
             row += pitch_y
         if rng.random() < 0.5:  # a shop front
-            draw.rectangle(
-                (x + 0.1 * wide, horizon - 0.14 * width, x + 0.9 * wide, horizon), shade(glass, 0.8)
-            )
+            draw.rectangle((x + 0.1 * wide, horizon - 0.14 * width, x + 0.9 * wide, horizon), shade(glass, 0.8))
             draw.rectangle(
                 (x + 0.06 * wide, horizon - 0.16 * width, x + 0.94 * wide, horizon - 0.13 * width),
                 vary(rng, pick(rng, CLOTHES)),
@@ -159,13 +155,11 @@ def _mottled(rng: np.random.Generator, image: Image.Image, horizon: int) -> Imag
     """Uneven light: soft coarse noise over all, a finer one on the ground."""
     width, height = image.size
     size, sky = (width // 2, height // 2), int(horizon) // 2
-    light = Image.fromarray(rng.integers(112, 145, (6, 8), dtype=np.uint8)).resize(
-        size, Image.Resampling.BICUBIC
-    )
+    light = Image.fromarray(rng.integers(112, 145, (6, 8), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
     rough = int(rng.integers(2, 12))
-    grain = Image.fromarray(
-        rng.integers(128 - rough, 129 + rough, (height // 6, width // 4), dtype=np.uint8)
-    ).resize(size)
+    grain = Image.fromarray(rng.integers(128 - rough, 129 + rough, (height // 6, width // 4), dtype=np.uint8)).resize(
+        size
+    )
     ground = (0, sky, *size)
     light.paste(ImageChops.add(light.crop(ground), grain.crop(ground), 1, -128), ground)
     light = light.resize((width, height), Image.Resampling.NEAREST)

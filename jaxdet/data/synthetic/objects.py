@@ -1,7 +1,7 @@
 """Street furniture, plants, cars, animals and statues: what stands before people, and what is easily taken for them.
 
-Every function draws one object as a Sprite from (rng, h, light): h is the standing height in pixels that a person would have at its
-place, so that a scene keeps its proportions; light as in `shapes.rounded`.
+Every function draws one object as a Sprite from (rng, h, light): h is the standing height in pixels that a person would
+have at its place, so that a scene keeps its proportions; light as in `shapes.rounded`.
 """
 
 import math
@@ -45,9 +45,7 @@ def post(rng: np.random.Generator, h: float, light: float) -> Sprite:
     """A bollard or a pillar: as thick and tall as a person may be."""
     pillar = rng.random() < 0.4
     tall, thick = (
-        (rng.uniform(0.9, 1.5), rng.uniform(0.1, 0.18))
-        if pillar
-        else (rng.uniform(0.45, 0.8), rng.uniform(0.05, 0.09))
+        (rng.uniform(0.9, 1.5), rng.uniform(0.1, 0.18)) if pillar else (rng.uniform(0.45, 0.8), rng.uniform(0.05, 0.09))
     )
     image, draw, w, t = _sheet((2 * thick + 0.1) * h, tall * h)
     colour, x, r = vary(rng, pick(rng, METAL + WALLS)), w / 2, thick * h
@@ -139,9 +137,7 @@ def hedge(rng: np.random.Generator, h: float, light: float) -> Sprite:
 def car(rng: np.random.Generator, h: float, light: float) -> Sprite:
     image, draw, w, t = _sheet(2.4 * h, 0.86 * h)
     colour, glass = vary(rng, pick(rng, (*CLOTHES, (200, 204, 208), (60, 64, 70)))), (70, 84, 98)
-    draw.polygon(
-        [(0.18 * w, 0.42 * t), (0.3 * w, 0.03 * t), (0.68 * w, 0.03 * t), (0.84 * w, 0.42 * t)], colour
-    )
+    draw.polygon([(0.18 * w, 0.42 * t), (0.3 * w, 0.03 * t), (0.68 * w, 0.03 * t), (0.84 * w, 0.42 * t)], colour)
     draw.polygon([(0.24 * w, 0.4 * t), (0.32 * w, 0.1 * t), (0.48 * w, 0.1 * t), (0.48 * w, 0.4 * t)], glass)
     draw.polygon([(0.51 * w, 0.4 * t), (0.51 * w, 0.1 * t), (0.66 * w, 0.1 * t), (0.77 * w, 0.4 * t)], glass)
     draw.rounded_rectangle((0.01 * w, 0.38 * t, 0.99 * w, 0.84 * t), 0.12 * t, shade(colour, 0.95))
@@ -160,9 +156,7 @@ def four_legs(rng: np.random.Generator, h: float, light: float) -> Sprite:
     """A dog or a horse, by its proportions."""
     horse = rng.random() < 0.4
     size = rng.uniform(0.85, 1.0) * h if horse else rng.uniform(0.28, 0.45) * h
-    coat = vary(
-        rng, pick(rng, ((92, 60, 36), (44, 36, 32), (196, 176, 144), (150, 104, 60), (226, 222, 214)))
-    )
+    coat = vary(rng, pick(rng, ((92, 60, 36), (44, 36, 32), (196, 176, 144), (150, 104, 60), (226, 222, 214))))
     image, draw, w, t = _sheet(1.9 * size, 1.5 * size)
     back, belly, x0, x1 = 0.55 * t, 0.72 * t, 0.3 * w, 0.66 * w
     for x, tone in ((x0, 0.75), (x1, 0.75), (x0 + 0.05 * w, 1), (x1 + 0.04 * w, 1)):
@@ -177,9 +171,7 @@ def four_legs(rng: np.random.Generator, h: float, light: float) -> Sprite:
             shade(coat, tone),
         )
     barrel = (belly - back) * (0.78 if horse else 0.62)
-    capsule(
-        draw, (x0 + 0.02 * w, back + barrel * 0.6), (x1, back + barrel * 0.6), barrel, barrel * 1.05, coat
-    )
+    capsule(draw, (x0 + 0.02 * w, back + barrel * 0.6), (x1, back + barrel * 0.6), barrel, barrel * 1.05, coat)
     neck = (x1 + 0.15 * w, 0.2 * t) if horse else (x1 + 0.1 * w, 0.4 * t)
     capsule(draw, (x1 + 0.03 * w, back), neck, 0.13 * size, 0.085 * size, coat)
     muzzle = (neck[0] + 0.12 * w, neck[1] + 0.09 * t)

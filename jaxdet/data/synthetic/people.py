@@ -1,7 +1,7 @@
 """Articulated people.
 
-A figure is a skeleton of joint angles dressed in capsules and polygons. Lengths are in body heights (1 = standing height),
-angles in degrees from straight down: positive is forwards in a side view and outwards in a front view.
+A figure is a skeleton of joint angles dressed in capsules and polygons. Lengths are in body heights (1 = standing
+height), angles in degrees from straight down: positive is forwards in a side view and outwards in a front view.
 """
 
 import math
@@ -60,9 +60,7 @@ def random_look(rng: np.random.Generator) -> Look:
         "skin": vary(rng, pick(rng, SKIN), 8),
         "hair": vary(rng, pick(rng, HAIR), 8),
         "top": top,
-        "bottom": top
-        if garment == "dress"
-        else vary(rng, pick(rng, TROUSERS if rng.random() < 0.75 else CLOTHES)),
+        "bottom": top if garment == "dress" else vary(rng, pick(rng, TROUSERS if rng.random() < 0.75 else CLOTHES)),
         "shoes": vary(rng, pick(rng, ((30, 28, 28), (70, 46, 30), (226, 226, 226), (150, 40, 40)))),
         "garment": garment,
         "sleeves": bool(garment == "coat" or rng.random() < 0.5),
@@ -77,12 +75,8 @@ def random_look(rng: np.random.Generator) -> Look:
 
 def stone_look(rng: np.random.Generator) -> Look:
     """A statue: one stone or bronze colour from head to foot."""
-    colour = vary(
-        rng, pick(rng, ((168, 166, 160), (140, 140, 138), (196, 190, 178), (96, 120, 104), (92, 80, 62))), 8
-    )
-    tones = {
-        name: shade(colour, rng.uniform(0.9, 1.08)) for name in ("skin", "hair", "top", "bottom", "shoes")
-    }
+    colour = vary(rng, pick(rng, ((168, 166, 160), (140, 140, 138), (196, 190, 178), (96, 120, 104), (92, 80, 62))), 8)
+    tones = {name: shade(colour, rng.uniform(0.9, 1.08)) for name in ("skin", "hair", "top", "bottom", "shoes")}
     return random_look(rng) | tones | {"hat": None, "stripes": None, "bag": None}
 
 
@@ -94,8 +88,8 @@ def _step(point: Point, length: float, degrees: float) -> Point:
 def skeleton(rng: np.random.Generator, name: str, build: float = 1.0) -> tuple[str, dict[str, Point]]:
     """Joint positions of a pose with its angles jittered.
 
-    Returns (view, joints): view is "front", "back" or "side"; joints maps names to (x, y) in body heights, y down, hips at the
-    origin. Limbs have two entries each, the far one first in a side view.
+    Returns (view, joints): view is "front", "back" or "side"; joints maps names to (x, y) in body heights, y down, hips
+    at the origin. Limbs have two entries each, the far one first in a side view.
     """
     _, view, upright, arms, legs = POSES[name]
     side = view == "side"
@@ -132,12 +126,11 @@ def skeleton(rng: np.random.Generator, name: str, build: float = 1.0) -> tuple[s
     return view, joints
 
 
-def figure(
-    rng: np.random.Generator, height: float, look: Look, light: float = 0.0, pose: str | None = None
-) -> Sprite:
+def figure(rng: np.random.Generator, height: float, look: Look, light: float = 0.0, pose: str | None = None) -> Sprite:
     """A person (or, by `look`, a statue) as a Sprite; a sitting person comes with a bench that is not part of the mask.
 
-    height: standing height in pixels of the canvas. light: see `rounded`. pose: a key of POSES, drawn by weight when None.
+    height: standing height in pixels of the canvas. light: see `rounded`. pose: a key of POSES, drawn by weight when
+    None.
     """
     name = pose or list(POSES)[int(rng.choice(len(POSES), p=_WEIGHTS))]
     view, joints = skeleton(rng, name, look["build"])
@@ -162,9 +155,7 @@ def figure(
     return Sprite(image, person, (points["hips"][0], sole))
 
 
-def _bench(
-    draw: ImageDraw.ImageDraw, hips: Point, ground: float, height: float, view: str, colour: Colour
-) -> None:
+def _bench(draw: ImageDraw.ImageDraw, hips: Point, ground: float, height: float, view: str, colour: Colour) -> None:
     x, y = hips
     half = (0.2 if view == "side" else 0.3) * height
     seat = y + 0.055 * height
@@ -176,9 +167,7 @@ def _bench(
     draw.rectangle((x - half, seat - 0.02 * height, x + half, seat + 0.03 * height), colour)
 
 
-def _dress(
-    draw: ImageDraw.ImageDraw, points: dict[str, Point], view: str, facing: int, h: float, look: Look
-) -> None:
+def _dress(draw: ImageDraw.ImageDraw, points: dict[str, Point], view: str, facing: int, h: float, look: Look) -> None:
     """Draws the body over a skeleton in pixels, from the far parts to the near ones."""
     side = view == "side"
     width = look["build"] * h
@@ -203,9 +192,7 @@ def _dress(
     capsule(draw, points["chest"], points["head"], 0.034 * h, 0.03 * h, shade(look["skin"], 0.9))
     if look["bag"] and view == "back":
         x, y = points["chest"]
-        draw.rounded_rectangle(
-            (x - 0.085 * h, y + 0.02 * h, x + 0.085 * h, y + 0.2 * h), 0.03 * h, look["bag"]
-        )
+        draw.rounded_rectangle((x - 0.085 * h, y + 0.02 * h, x + 0.085 * h, y + 0.2 * h), 0.03 * h, look["bag"])
     _head(draw, points["head"], view, facing, h * look["head"], look)
     if look["hair_length"] == "long" and view == "back":
         _locks(draw, points, h, look)
@@ -273,9 +260,7 @@ def _skirt(draw: ImageDraw.ImageDraw, points: dict[str, Point], width: float, h:
                   (hems[0][0] - flare, hems[0][1])], shade(colour, 0.93))  # fmt: skip
 
 
-def _torso(
-    draw: ImageDraw.ImageDraw, points: dict[str, Point], side: bool, width: float, h: float, look: Look
-) -> None:
+def _torso(draw: ImageDraw.ImageDraw, points: dict[str, Point], side: bool, width: float, h: float, look: Look) -> None:
     hips, chest, colour = points["hips"], points["chest"], look["top"]
     below = look["top" if look["garment"] == "coat" else "bottom"]
     if side:
@@ -287,11 +272,10 @@ def _torso(
     waist_y, half = hips[1] - 0.02 * h, 0.092 * width
     if left[0] > right[0]:
         left, right = right, left
-    draw.rounded_rectangle(
-        (hips[0] - half, waist_y - 0.05 * h, hips[0] + half, hips[1] + 0.05 * h), 0.04 * h, below
-    )
-    draw.polygon([(left[0] - 0.01 * h, left[1]), (chest[0] - 0.04 * h, chest[1] - 0.03 * h), (chest[0] + 0.04 * h, chest[1] - 0.03 * h),
-                  (right[0] + 0.01 * h, right[1]), (hips[0] + half, waist_y), (hips[0] - half, waist_y)], colour)  # fmt: skip
+    draw.rounded_rectangle((hips[0] - half, waist_y - 0.05 * h, hips[0] + half, hips[1] + 0.05 * h), 0.04 * h, below)
+    shoulders = [(chest[0] - 0.04 * h, chest[1] - 0.03 * h), (chest[0] + 0.04 * h, chest[1] - 0.03 * h)]
+    waist = [(right[0] + 0.01 * h, right[1]), (hips[0] + half, waist_y), (hips[0] - half, waist_y)]
+    draw.polygon([(left[0] - 0.01 * h, left[1]), *shoulders, *waist], colour)
     if look["stripes"]:
         for share in (0.25, 0.5, 0.75):
             y = chest[1] + share * (waist_y - chest[1])
@@ -354,9 +338,7 @@ def _head(draw: ImageDraw.ImageDraw, centre: Point, view: str, facing: int, h: f
         dark = shade(look["skin"], 0.35)
         eyes = (-0.4, 0.4) if view == "front" else (facing * 0.5,)
         for eye in eyes:
-            draw.ellipse(
-                (x + eye * rx - rx * 0.13, y - ry * 0.1, x + eye * rx + rx * 0.13, y + ry * 0.08), dark
-            )
+            draw.ellipse((x + eye * rx - rx * 0.13, y - ry * 0.1, x + eye * rx + rx * 0.13, y + ry * 0.08), dark)
         mouth = x if view == "front" else x + facing * rx * 0.6
         draw.line(
             (mouth - rx * 0.3, y + ry * 0.5, mouth + rx * 0.3, y + ry * 0.5),
@@ -366,6 +348,4 @@ def _head(draw: ImageDraw.ImageDraw, centre: Point, view: str, facing: int, h: f
     if look["hat"]:
         draw.chord((x - rx * 1.15, y - ry * 1.25, x + rx * 1.15, y + ry * 0.6), 180, 360, look["hat"])
         brim = (-1.3, 1.3) if view != "side" else ((-1.1, 1.9) if facing > 0 else (-1.9, 1.1))
-        draw.rectangle(
-            (x + brim[0] * rx, y - ry * 0.42, x + brim[1] * rx, y - ry * 0.26), shade(look["hat"], 0.75)
-        )
+        draw.rectangle((x + brim[0] * rx, y - ry * 0.42, x + brim[1] * rx, y - ry * 0.26), shade(look["hat"], 0.75))

@@ -42,14 +42,15 @@ class Placed(NamedTuple):
 class SyntheticPeople:
     """`count` drawn scenes as a data source (see jaxdet.data), one category: person.
 
-    Scene i depends on (seed, i, height, width) alone, so a longer set begins with the scenes of a shorter one; image ids are
-    1..count whatever the seed. People, crowds included, are boxed by what is to be seen of them: `boxes` [n, 4] x1 y1 x2 y2 in
-    pixels (multiples of 0.5) are tight around the visible pixels, and `area` is the number of these. What people wear and carry
-    belongs to them. Who would show less than a third of the body or under 16 pixels is left out of the image.
+    Scene i depends only on (seed, i, height, width), so a longer set begins with the scenes of a shorter one. Image ids
+    are 1..count for any seed. Boxes [n, 4] x1 y1 x2 y2 in pixels (multiples of 0.5) are tight around the visible pixels
+    of a person or crowd, and `area` is their number. What people wear and carry belongs to them. A person who shows
+    less than a third of the body, or under 16 pixels, is left out of the image.
 
-    A scene is drawn when first asked for, in some 10 ms, and kept (image arrays are therefore read-only) until `cache_bytes` of
-    images are held: 1500 scenes of 192 x 256 take 220 MB. Boxes are always kept. `box_counts`, `crowd_counts` and `ground_truth` draw what is missing.
-    A pickled source draws its scenes anew. Raises ValueError for a count below 1, a negative seed or sides below 64 pixels.
+    A scene is drawn on first use, in some 10 ms, and kept (so image arrays are read-only) until the images take
+    `cache_bytes`: 1500 scenes of 192 x 256 take 220 MB. Boxes are always kept. `box_counts`, `crowd_counts` and
+    `ground_truth` draw what is missing. A pickled source draws its scenes again. Raises ValueError for a count below
+    1, a negative seed or sides below 64 pixels.
     """
 
     categories: tuple[Category, ...] = ({"id": 1, "name": "person"},)
@@ -167,7 +168,8 @@ def draw_scene(
 ) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "tall wide"]]:
     """Scene `index` of a set: (image uint8 [H, W, 3], visible uint8 [2H, 2W]).
 
-    `visible` tells whose pixel is seen at each place of the enlarged canvas: 0 nobody's, 255 the crowd's, else a person's number.
+    `visible` tells whose pixel is seen at each place of the enlarged canvas: 0 nobody's, 255 the crowd's, else a
+    person's number.
     """
     rng = np.random.default_rng([seed, index])
     tall, wide = height * ENLARGE, width * ENLARGE
@@ -233,12 +235,12 @@ def _people(rng: np.random.Generator, tall: int, wide: int) -> list[Thing]:
 
 
 def _apart(rng: np.random.Generator, things: list[Thing], height: float, wide: int) -> float:
-    """Where something of this height hides little: of a few random places the one furthest from all things, by their heights."""
+    """Where something of this height hides little: of a few random places the one furthest from all things, by their
+    heights.
+    """
 
     def distance(x: float) -> float:
-        return min(
-            (abs(x - other) / (height + other_height) for other_height, other, *_ in things), default=0
-        )
+        return min((abs(x - other) / (height + other_height) for other_height, other, *_ in things), default=0)
 
     return float(max(rng.uniform(0.03, 0.97, 8) * wide, key=distance))
 
@@ -259,7 +261,9 @@ def _child(rng: np.random.Generator, height: float, light: float) -> Sprite:
 def _leave_out_hidden(
     placed: list[Placed], size: tuple[int, int]
 ) -> tuple[UInt8[np.ndarray, "tall wide"], list[Placed]]:
-    """Draws the map of visible people without those who are hardly to be seen, and returns it with the things that stay."""
+    """Draws the map of visible people without those who are hardly to be seen, and returns it with the things that
+    stay.
+    """
     while True:  # whoever goes uncovers others, so the second round is the last
         visible = Image.new("L", size)
         for sprite, corner, _, person in placed:
@@ -308,9 +312,7 @@ def _photograph(rng: np.random.Generator, canvas: Image.Image) -> UInt8[np.ndarr
     return np.clip(pixels, 0, 255, out=pixels).astype(np.uint8)
 
 
-def scene_sheet(
-    seed: int = 4, rows: int = 3, columns: int = 4, height: int = 192, width: int = 256
-) -> Image.Image:
+def scene_sheet(seed: int = 4, rows: int = 3, columns: int = 4, height: int = 192, width: int = 256) -> Image.Image:
     """Scenes of a set side by side with their ground truth, people in green and crowds in orange, as an image."""
     source = SyntheticPeople(rows * columns, seed, height, width)
     sheet = Image.new("RGB", (columns * (width + 4) + 4, rows * (height + 4) + 4), (255, 255, 255))
