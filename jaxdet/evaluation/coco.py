@@ -54,9 +54,7 @@ def precision_curves(ground_truth: Json, detections: Json) -> Float64[np.ndarray
     return precision_and_recall(truth, found, count)[0]
 
 
-def to_arrays(
-    ground_truth: Json, detections: Json, categories: Wanted | None = None
-) -> tuple[Columns, Columns, int]:
+def to_arrays(ground_truth: Json, detections: Json, categories: Wanted | None = None) -> tuple[Columns, Columns, int]:
     """Annotations and detections as arrays, and the number of categories.
 
     Arguments and errors as in `evaluate`. Returns (truth, found, categories). truth: dict of arrays of the

@@ -26,9 +26,7 @@ def box_iou(
 
 def overlaps(
     truth: Columns, found: Columns
-) -> Iterator[
-    tuple[Int[np.ndarray, " D"], Int[np.ndarray, " G"], Float64[np.ndarray, "D G"], Bool[np.ndarray, "D G"]]
-]:
+) -> Iterator[tuple[Int[np.ndarray, " D"], Int[np.ndarray, " G"], Float64[np.ndarray, "D G"], Bool[np.ndarray, "D G"]]]:
     """Yields, for each image with both, its rows [D], [G], IoU [D, G] and whether categories agree [D, G].
 
     truth, found: as returned by `coco.to_arrays`.

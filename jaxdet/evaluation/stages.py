@@ -61,9 +61,7 @@ def summarize(source: Source, found: Mapping[str, Any], seen: list[int]) -> dict
     Raises RuntimeError unless each image of the source was seen exactly once.
     """
     if sorted(seen) != sorted(source.image_ids.tolist()):
-        raise RuntimeError(
-            f"evaluation saw {len(seen)} images, but the split has {len(source)}: a bug in jaxdet"
-        )
+        raise RuntimeError(f"evaluation saw {len(seen)} images, but the split has {len(source)}: a bug in jaxdet")
     truth = {"roi": source.ground_truth()}
     truth["rpn"] = as_objects(truth["roi"])
     summary = {name: evaluate(truth[name], found[name]) for name in ("roi", "rpn") if name in found}

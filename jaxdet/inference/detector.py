@@ -41,9 +41,7 @@ def check_detects(variables: dict[str, Any]) -> None:
 class Detector:
     """`detector(image)` -> detections. `categories` are those of the data set, in the order of the labels."""
 
-    def __init__(
-        self, config: ConfigDict, variables: dict[str, Any], categories: Sequence[dict[str, Any]]
-    ) -> None:
+    def __init__(self, config: ConfigDict, variables: dict[str, Any], categories: Sequence[dict[str, Any]]) -> None:
         check_detects(variables)
         self.config, self.variables = config, variables
         self.model = model = FasterRCNN(**config.model)
@@ -64,10 +62,8 @@ class Detector:
         found = self.detect(self.variables, padded[None], np.array([size], np.int32))
         return self.finish((part[0] for part in found), scales, image.shape[:2])
 
-    def prepare(
-        self, image: UInt8[np.ndarray, "H W 3"]
-    ) -> tuple[np.ndarray, tuple[int, int], Float[np.ndarray, "2"]]:
-        """The network's input for one image: padded [H, W, 3], its size before padding, its scales. Raises like a call."""
+    def prepare(self, image: UInt8[np.ndarray, "H W 3"]) -> tuple[np.ndarray, tuple[int, int], Float[np.ndarray, "2"]]:
+        """The network's input for one image: padded [H, W, 3], size before padding, scales. Raises like a call."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise ValueError(f"an image must be uint8 [H, W, 3] in RGB, not {image.dtype} {list(image.shape)}")
         size = self.resizing.size(image.shape[:2])

@@ -170,9 +170,7 @@ class RPN(nn.Module):
             gt_boxes = gt_boxes[matches.gt_index[drawn.index]]
             return SampledAnchors(drawn.index, label, gt_boxes, jnp.sum(gt_valid & ~met))
 
-        return each_image(
-            one_image, keys, batch["gt_boxes"], batch["gt_valid"], present, whole=(all_anchors,)
-        )
+        return each_image(one_image, keys, batch["gt_boxes"], batch["gt_valid"], present, whole=(all_anchors,))
 
     @nn.nowrap
     def losses(

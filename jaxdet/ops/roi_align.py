@@ -183,9 +183,7 @@ def _sample_forward(shapes: Shapes, features: Levels, taps: Taps) -> tuple[Float
     return _sample(shapes, features, taps), taps
 
 
-def _sample_backward(
-    shapes: Shapes, taps: Taps, cotangent: Float[Array, "N size size C"]
-) -> tuple[Levels, None]:
+def _sample_backward(shapes: Shapes, taps: Taps, cotangent: Float[Array, "N size size C"]) -> tuple[Levels, None]:
     # Scattering rows is very slow in XLA on a CPU, so whole tiles of cells are added there.
     gradient = jax.lax.platform_dependent(
         taps,

@@ -273,9 +273,15 @@ def _torso(draw: ImageDraw.ImageDraw, points: dict[str, Point], side: bool, widt
     if left[0] > right[0]:
         left, right = right, left
     draw.rounded_rectangle((hips[0] - half, waist_y - 0.05 * h, hips[0] + half, hips[1] + 0.05 * h), 0.04 * h, below)
-    shoulders = [(chest[0] - 0.04 * h, chest[1] - 0.03 * h), (chest[0] + 0.04 * h, chest[1] - 0.03 * h)]
-    waist = [(right[0] + 0.01 * h, right[1]), (hips[0] + half, waist_y), (hips[0] - half, waist_y)]
-    draw.polygon([(left[0] - 0.01 * h, left[1]), *shoulders, *waist], colour)
+    outline = [
+        (left[0] - 0.01 * h, left[1]),
+        (chest[0] - 0.04 * h, chest[1] - 0.03 * h),
+        (chest[0] + 0.04 * h, chest[1] - 0.03 * h),
+        (right[0] + 0.01 * h, right[1]),
+        (hips[0] + half, waist_y),
+        (hips[0] - half, waist_y),
+    ]
+    draw.polygon(outline, colour)
     if look["stripes"]:
         for share in (0.25, 0.5, 0.75):
             y = chest[1] + share * (waist_y - chest[1])
