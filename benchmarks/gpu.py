@@ -33,10 +33,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Which algorithm is fastest is no matter for right values, and to find out takes half of the compilation.
 EXACT = {"JAX_DEFAULT_MATMUL_PRECISION": "highest", "XLA_FLAGS": "--xla_gpu_autotune_level=0"}
 # Kernels in a CUDA graph do not say which instruction they belong to; and what is cached must have today's scopes.
-TRACED = {
-    "XLA_FLAGS": "--xla_gpu_enable_command_buffer=",
-    "JAX_COMPILATION_CACHE_INCLUDE_METADATA_IN_KEY": "true",
-}
+TRACED = {"XLA_FLAGS": "--xla_gpu_enable_command_buffer=", "JAX_COMPILATION_CACHE_INCLUDE_METADATA_IN_KEY": "true"}
 # The service and the detector that its answers are compared with share the memory.
 SHARED = {"XLA_PYTHON_CLIENT_MEM_FRACTION": ".4"}
 MACHINE = """
@@ -90,12 +87,7 @@ def parts(options):
         demo = ["--config=configs/person_demo.py", f"--workdir={work / 'demo'}", "--config.train.steps=1"]
         demo += ["--config.data.train.scenes=16", "--config.data.val.scenes=4"]
         services = [[sys.executable, "train.py", *demo], [*service, f"--workdir={work / 'demo'}"]]
-    for name, command in (
-        ("speed", speed),
-        ("trace", trace),
-        ("training", training),
-        ("service", services[-1]),
-    ):
+    for name, command in (("speed", speed), ("trace", trace), ("training", training), ("service", services[-1])):
         command += [f"--json={work / name}.json"]
     no_data = "" if data else "no --data, a folder with train.json, train/, val.json and val/"
     patience = 4 if options.tiny else 1  # with a CPU
@@ -120,12 +112,7 @@ def run(part, log, seconds, environment):
             command = [word.replace("SECONDS", f"{seconds:.0f}") for word in command]
             print("$", shlex.join(command), file=file, flush=True)
             process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=environment,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+                command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
             )
             try:
                 code = process.wait(max(end - time.monotonic(), 0))
@@ -208,10 +195,7 @@ def main():
     taken = wheels.take(options.wheels, work / "packages")
     print(f"from {options.wheels}: {', '.join(taken) or 'nothing'}")
     path = os.pathsep.join([str((work / "packages").resolve()), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
-    environment = os.environ | {
-        "PYTHONPATH": path,
-        "JAX_COMPILATION_CACHE_DIR": str((work / "cache").resolve()),
-    }
+    environment = os.environ | {"PYTHONPATH": path, "JAX_COMPILATION_CACHE_DIR": str((work / "cache").resolve())}
     done = subprocess.run([sys.executable, "-c", MACHINE], env=environment, capture_output=True, text=True, check=True)
     machine = json.loads(done.stdout.splitlines()[-1])
     print(", ".join(f"{name} {value}" for name, value in machine.items()))

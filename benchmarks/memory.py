@@ -68,16 +68,7 @@ def main():
         ]
         temporary = compiled.memory_analysis().temp_size_in_bytes / MIB
         rows.append(
-            (
-                batch,
-                boxes,
-                freeze_at,
-                remat,
-                temporary,
-                *kept,
-                cost["flops"] / 1e9,
-                cost["bytes accessed"] / 1e9,
-            )
+            (batch, boxes, freeze_at, remat, temporary, *kept, cost["flops"] / 1e9, cost["bytes accessed"] / 1e9)
         )
     heads = "batch", "boxes", "freeze_at", "remat", "temporary", "trainable", "optimiser", "GFLOP", "GB moved"
     print(f"\n{shape[0]} x {shape[1]}, {arguments.dtype}; temporary, trainable and optimiser in MiB")

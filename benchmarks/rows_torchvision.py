@@ -44,10 +44,7 @@ def _model(height, width):
     """R50-FPN for one class and the background, frozen as in its recipe; images keep their size."""
     torch.manual_seed(0)
     backbone = resnet_fpn_backbone(
-        backbone_name="resnet50",
-        weights=None,
-        norm_layer=torchvision.ops.FrozenBatchNorm2d,
-        trainable_layers=3,
+        backbone_name="resnet50", weights=None, norm_layer=torchvision.ops.FrozenBatchNorm2d, trainable_layers=3
     )
     sizes = {"min_size": min(height, width), "max_size": max(height, width)}
     # as many proposals as detectron2's recipe, which jaxdet's rows have

@@ -119,10 +119,7 @@ def main():
             f"temporary, compiled in {time.perf_counter() - started:.0f} s"
         )
         for (operation, looped), (count, size) in sorted(collectives(compiled.as_text()).items()):
-            print(
-                f"    {operation}{', in loops and branches' * looped}: {count}, {size / MIB:,.3f} MiB",
-                flush=True,
-            )
+            print(f"    {operation}{', in loops and branches' * looped}: {count}, {size / MIB:,.3f} MiB", flush=True)
 
 
 if __name__ == "__main__":

@@ -41,12 +41,7 @@ def draw(folder, images, boxes):
         os.link(folder / "drawn" / f"{i % IMAGES}.jpg", folder / "images" / f"{i:012d}.jpg")
     with (folder / "data.json").open("w") as file:
         entries = (
-            {
-                "id": i,
-                "file_name": f"{i:012d}.jpg",
-                "width": sizes[i % IMAGES][0],
-                "height": sizes[i % IMAGES][1],
-            }
+            {"id": i, "file_name": f"{i:012d}.jpg", "width": sizes[i % IMAGES][0], "height": sizes[i % IMAGES][1]}
             for i in range(images)
         )
         file.write('{"categories": [{"id": 1, "name": "person"}], "images": [\n')

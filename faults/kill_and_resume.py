@@ -44,10 +44,7 @@ def main():
     targets = sorted(moments.randrange(1, steps) for _ in range(options.kills))
     print(f"undisturbed: {steps} steps; to be killed at {', '.join(map(str, targets))}")
     for target in targets:
-        print(
-            f"killed at step {kill_at(start(command, killed), killed, target, moments.uniform(0, 0.2))}",
-            flush=True,
-        )
+        print(f"killed at step {kill_at(start(command, killed), killed, target, moments.uniform(0, 0.2))}", flush=True)
     finish(start(command, killed))
     sys.exit(compare(undisturbed, killed))
 

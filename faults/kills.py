@@ -252,10 +252,7 @@ def main():
     finish(live(root / "comparison", compare, undisturbed, killed), root / "comparison")
     print((root / "comparison").read_text().strip())
     one, other = Workdir(undisturbed), Workdir(killed)
-    for ours, theirs in (
-        (one.results_file, other.results_file),
-        (one.detections_file, other.detections_file),
-    ):
+    for ours, theirs in ((one.results_file, other.results_file), (one.detections_file, other.detections_file)):
         if ours.read_bytes() != theirs.read_bytes():
             sys.exit(f"{ours.name} differs")
     numbers = [json.loads((run.report / "report.json").read_text()) for run in (one, other)]

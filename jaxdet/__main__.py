@@ -38,10 +38,7 @@ def main(arguments=None):
     command.add_argument("--output", required=True, help="new workdir, or with --to a .safetensors file")
     command.add_argument("--classes", nargs="+", default=(), help="categories to keep of a detector, such as person")
     command.add_argument(
-        "--config",
-        default="person",
-        metavar="FILE[:ARGS]",
-        help="for everything that the file does not decide",
+        "--config", default="person", metavar="FILE[:ARGS]", help="for everything that the file does not decide"
     )
     command.add_argument(
         "--inputs",
@@ -50,9 +47,7 @@ def main(arguments=None):
         "(default: what the library is known to use)",
     )
     command.add_argument(
-        "--norm-epsilon",
-        type=float,
-        help="of the backbone's norms (default: what the library is known to use)",
+        "--norm-epsilon", type=float, help="of the backbone's norms (default: what the library is known to use)"
     )
     command.set_defaults(run=convert)
     command = commands.add_parser("export", help="write the detector as one file that needs only JAX to run")

@@ -41,10 +41,7 @@ DEMO = "--config=configs/person_demo.py"
         ("learning_rate=0.1", "no key config.learning_rate; did you mean config.optimizer.learning_rate?"),
         ("images=DIR", "did you mean config.data.train.images or config.data.val.images?"),
         ("train.steps.more=3", "no key config.train.steps.more; did you mean config.train.steps"),
-        (
-            "qqq=1",
-            "no key config.qqq; there are config.data, config.evaluation, config.init_from, config.model",
-        ),
+        ("qqq=1", "no key config.qqq; there are config.data, config.evaluation, config.init_from, config.model"),
     ],
 )
 def test_a_misspelt_key_names_the_nearest(tmp_path, override, answer):
@@ -64,10 +61,7 @@ def test_every_way_to_write_the_config_flag():
 
 def test_a_section_that_a_config_switches_off(tmp_path):
     printed = refused(
-        "train.py",
-        "--config=configs/person_rpn.py",
-        f"--workdir={tmp_path}",
-        "--config.model.roi_head.hidden=3",
+        "train.py", "--config=configs/person_rpn.py", f"--workdir={tmp_path}", "--config.model.roi_head.hidden=3"
     )
     assert "no key config.model.roi_head.hidden; did you mean config.model.roi_head?" in printed
 
@@ -80,10 +74,7 @@ def test_a_section_that_a_config_switches_off(tmp_path):
             "--config.train.steps=abc: invalid literal for int() with base 10: 'abc'; a whole number, at least 1",
         ),
         ("--config.train.steps=1.5", "--config.train.steps=1.5: invalid literal for int"),
-        (
-            "--config.data.train.flip=often",
-            "--config.data.train.flip=often: could not convert string to float",
-        ),
+        ("--config.data.train.flip=often", "--config.data.train.flip=often: could not convert string to float"),
         ("--config.data.train.keep_empty=maybe", "--config.data.train.keep_empty=maybe"),
         ("--config.train=5", "--config.train=5"),
         ("--workdri=x", "Unknown command line flag 'workdri'. Did you mean: workdir"),
@@ -208,11 +199,7 @@ def test_evaluation_from_the_command_line_and_from_python(tiny_run, tiny_data, t
         line for line in done.stdout.splitlines() if line.startswith("Average")
     ]
     assert len(list((theirs / "pictures").iterdir())) == 3
-    flags = (
-        f"--workdir={package}",
-        "--pictures=0",
-        "--config.data.val.limit=3",
-    )  # and the config of the workdir
+    flags = (f"--workdir={package}", "--pictures=0", "--config.data.val.limit=3")  # and the config of the workdir
     done = call("-m", "jaxdet", "evaluate", *flags)
     assert done.returncode == 0, done.stderr
     assert (package / "eval.json").read_text() == (ours / "eval.json").read_text()

@@ -51,11 +51,5 @@ def test_the_core_imports_alone_and_the_rest_names_its_extra():
 def test_what_is_optional_is_marked():
     lines = (tiny.ROOT / "requirements.txt").read_text().splitlines()
     extras = {line.split(">")[0].replace("-", "_"): re.findall(r"# \[(\w+)\]", line) for line in lines}
-    assert {extra for found in extras.values() for extra in found} == {
-        "coco",
-        "report",
-        "serve",
-        "tfds",
-        "video",
-    }
+    assert {extra for found in extras.values() for extra in found} == {"coco", "report", "serve", "tfds", "video"}
     assert all(extras[module] for module in OPTIONAL)

@@ -64,28 +64,13 @@ CASES = {
     "encode": (lambda b: box_ops.encode(b, OTHERS[:ROWS]), [BOXES], real_rows, (0,)),
     "decode": (lambda d, b: box_ops.decode(d[:, 0], b), [DELTAS, BOXES], real_rows, (0,)),
     "match": (lambda b: match(box_ops.iou(b, OTHERS), VALID, 0.3, 0.7, True), [BOXES], None, ()),
-    "sample": (
-        lambda label: sample(jax.random.key(3), jnp.where(VALID, label % 2, -1), 8, 0.5),
-        [LABELS],
-        None,
-        (),
-    ),
+    "sample": (lambda label: sample(jax.random.key(3), jnp.where(VALID, label % 2, -1), 8, 0.5), [LABELS], None, ()),
     "nms": (lambda b, s: nms(b, s[:, 0], VALID, 0.5, 6), [BOXES, SCORES], None, ()),
-    "class_nms": (
-        lambda b, s, c: class_nms(b, s[:, 0], c, VALID, 0.5, 6),
-        [BOXES, SCORES, LABELS],
-        None,
-        (),
-    ),
+    "class_nms": (lambda b, s, c: class_nms(b, s[:, 0], c, VALID, 0.5, 6), [BOXES, SCORES, LABELS], None, ()),
     "roi_align": (lambda b: roi_align(FEATURES[0], b, 0.25), [BOXES], real_rows, ()),
     "pyramid_roi_align": (lambda b: pyramid_roi_align(FEATURES, b, (4, 8, 16, 32)), [BOXES], real_rows, ()),
     "rpn_losses": (rpn, [SCORES[:, 0], DELTAS[:, 0], BOXES], None, (0, 1)),
-    "box_losses": (
-        box_head,
-        [np.pad(SCORES, ((0, 0), (0, 1))), DELTAS, draw_boxes(ROWS), LABELS, BOXES],
-        None,
-        (0, 1),
-    ),
+    "box_losses": (box_head, [np.pad(SCORES, ((0, 0), (0, 1))), DELTAS, draw_boxes(ROWS), LABELS, BOXES], None, (0, 1)),
     "final_stage": (
         lambda b, s: final_stage(
             b, s, VALID, (90, 80), score_threshold=0.1, nms_iou=0.5, smallest_side=0.0, detections_per_image=9

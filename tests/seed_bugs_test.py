@@ -136,9 +136,7 @@ def compiled_step(freeze_at):
     model, update = FasterRCNN(**config.model), optimizer(config)
     state = jax.eval_shape(lambda: create_state(model, update, config))
     state = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), state).replace(
-        trainable=tiny.fill(state.trainable),
-        frozen=tiny.fill(state.frozen),
-        constants=tiny.fill(state.constants),
+        trainable=tiny.fill(state.trainable), frozen=tiny.fill(state.frozen), constants=tiny.fill(state.constants)
     )
     batch = tiny.batch() | {"gt_labels": np.zeros_like(tiny.batch()["gt_labels"])}
     step = functools.partial(train_step, model=model, optimizer=update, config=config)

@@ -46,20 +46,14 @@ def get_config(folder):
     model.backbone.update(width=8, norm="batch_norm", freeze_at=3)
     model.fpn.update(channels=16, norm="frozen_batch_norm")
     model.rpn.update(
-        anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0),
-        pre_nms_topk=(60, 50),
-        post_nms_topk=(40, 30),
-        samples_per_image=32,
+        anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0), pre_nms_topk=(60, 50), post_nms_topk=(40, 30), samples_per_image=32
     )
     model.roi_head.update(hidden=16, samples_per_image=16)
     model.test.score_threshold = 1e-3  # six steps teach nothing; there is something to see all the same
     config.data.categories = ()
     for split, sides in (("train", (48, 64)), ("val", (64,))):
         config.data[split].update(
-            images=f"{folder}/{split}",
-            annotations=f"{folder}/{split}.json",
-            short_sides=sides,
-            longest_side=96,
+            images=f"{folder}/{split}", annotations=f"{folder}/{split}.json", short_sides=sides, longest_side=96
         )
     config.optimizer.update(
         name="sgd", learning_rate=0.01, reference_batch=4, warmup_steps=3, weight_decay=1e-4, ema=0.9

@@ -41,10 +41,7 @@ def read_watched(path):
         return read(path)
 
 
-ARRAYS = {
-    "a.weight": np.arange(12, dtype=np.float32).reshape(3, 4),
-    "b": np.asfortranarray(np.ones((2, 3), ">f8")),
-}
+ARRAYS = {"a.weight": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.asfortranarray(np.ones((2, 3), ">f8"))}
 FILES = {f"{n}.pkl": pickle.dumps({"model": ARRAYS, "lr": np.float64(3)}, n) for n in range(6)}
 FILES["a.safetensors"] = save({name: np.ascontiguousarray(array, np.float32) for name, array in ARRAYS.items()})
 
@@ -226,10 +223,7 @@ def test_a_tfds_directory_cannot_name_code(tmp_path, monkeypatch, hidden):
     monkeypatch.syspath_prepend(tmp_path)
     feature = {"pythonClassName": "evil.Feature"}
     if hidden:
-        feature = {
-            "pythonClassName": "tensorflow_datasets.x",
-            "jsonFeature": {"json": json.dumps({"type": "evil.F"})},
-        }
+        feature = {"pythonClassName": "tensorflow_datasets.x", "jsonFeature": {"json": json.dumps({"type": "evil.F"})}}
     (tmp_path / "features.json").write_text(json.dumps({"featuresDict": {"features": {"image": feature}}}))
     (tmp_path / "dataset_info.json").write_text('{"name": "coco"}')
     with pytest.raises(ValueError, match=r"features\.json: the feature evil\.F(eature)? is none of TFDS's own"):

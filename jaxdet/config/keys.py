@@ -5,19 +5,7 @@ The defaults make up configs/person.py. `python -m jaxdet.config.docs` writes do
 
 from ml_collections import ConfigDict
 
-from jaxdet.config.rules import (
-    ABOVE_0,
-    FLAG,
-    FRACTION,
-    NOT_NEGATIVE,
-    TEXT,
-    Key,
-    Rule,
-    number,
-    one_of,
-    several,
-    whole,
-)
+from jaxdet.config.rules import ABOVE_0, FLAG, FRACTION, NOT_NEGATIVE, TEXT, Key, Rule, number, one_of, several, whole
 
 ABOVE_0_TO_1 = number("above 0, at most 1", lambda v: 0 < v <= 1)
 BELOW_1 = number("0 to below 1", lambda v: 0 <= v < 1)

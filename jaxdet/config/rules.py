@@ -48,10 +48,7 @@ def several(words, each, test):
 def one_of(*choices):
     """Rule: one of these texts; the first may be empty, for none."""
     first = choices[0] or "'' (none)"
-    return Rule(
-        f"one of {', '.join([first, *choices[1:]])}",
-        lambda v: type(v) is str and v in choices,
-    )
+    return Rule(f"one of {', '.join([first, *choices[1:]])}", lambda v: type(v) is str and v in choices)
 
 
 FRACTION = number("0 to 1", lambda v: 0 <= v <= 1)

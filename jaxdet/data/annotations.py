@@ -164,12 +164,7 @@ def _check(
             outside,
             (rounded[:, 2:] <= rounded[:, :2]).any(axis=1),
         ],
-        [
-            "bbox holds NaN or infinity",
-            "bbox empty or negative",
-            "bbox outside the image",
-            "bbox empty once clipped",
-        ],
+        ["bbox holds NaN or infinity", "bbox empty or negative", "bbox outside the image", "bbox empty once clipped"],
         default="",
     )
     return boxes, reasons

@@ -78,10 +78,7 @@ class CocoSource:
         for reason, row, annotation_id in self.annotations.faults:
             self._skip_annotation(reason, annotation_id or None, int(self.image_ids[row]), self.file_names[row])
         self.box_counts = self.annotations.box_counts
-        self.crowd_counts, self.clipped_counts = (
-            self.annotations.crowd_counts,
-            self.annotations.clipped_counts,
-        )
+        self.crowd_counts, self.clipped_counts = (self.annotations.crowd_counts, self.annotations.clipped_counts)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -139,12 +136,7 @@ class CocoSource:
         return columns
 
     def _skip_annotation(
-        self,
-        reason: str,
-        annotation_id: Any,
-        image_id: Any,
-        file: str | None = None,
-        detail: str | None = None,
+        self, reason: str, annotation_id: Any, image_id: Any, file: str | None = None, detail: str | None = None
     ) -> None:
         item = {"reason": reason, "annotation_id": annotation_id, "image_id": image_id}
         self.skipped.append(item | ({"file": file} if file else {}) | ({"detail": detail} if detail else {}))

@@ -223,18 +223,19 @@ class TrainingBatches:
 
         Its `close()` ends the workers.
         """
-        bucket, before = self.plan(stop)
-        local = self.batch_size // shards
-
-        def load(step: int) -> Batch:
-            here = int(bucket[step])
-            batch = self.loader.empty_batch(local, here)
-            first = int(before[step]) * self.batch_size + shard * local
-            for row in range(local):
-                self.loader.training_slot(here, first + row, row_of(batch, row))
-            return batch
-
+        buckets, before = self.plan(stop)
+        load = functools.partial(self._load, buckets, before, self.batch_size // shards, shard)
         return _iterate(grain.MapDataset.range(start, stop).map(load), workers)
+
+    def _load(
+        self, buckets: Int[np.ndarray, " steps"], before: Int[np.ndarray, " steps"], local: int, shard: int, step: int
+    ) -> Batch:
+        """The `local` slots of the batch of `step` that host `shard` reads; for `plan`'s buckets and counts."""
+        bucket, first = int(buckets[step]), int(before[step]) * self.batch_size + shard * local
+        batch = self.loader.empty_batch(local, bucket)
+        for row in range(local):
+            self.loader.training_slot(bucket, first + row, row_of(batch, row))
+        return batch
 
 
 class EvaluationBatches:
@@ -262,16 +263,16 @@ class EvaluationBatches:
 
     def read(self, workers: int, shard: int = 0, shards: int = 1) -> grain.DatasetIterator:
         """Iterator over the batches; host `shard` of `shards` reads its part. Its `close()` ends the workers."""
-        local = self.batch_size // shards
-
-        def load(number: int) -> Batch:
-            first = number * self.batch_size + shard * local
-            batch = self.loader.empty_batch(local, self.slots[first][0])
-            for row in range(local):
-                self.loader.evaluation_slot(*self.slots[first + row], row_of(batch, row))
-            return batch
-
+        load = functools.partial(self._load, self.batch_size // shards, shard)
         return _iterate(grain.MapDataset.range(len(self)).map(load), workers)
+
+    def _load(self, local: int, shard: int, number: int) -> Batch:
+        """The `local` slots of batch `number` that host `shard` reads."""
+        first = number * self.batch_size + shard * local
+        batch = self.loader.empty_batch(local, self.slots[first][0])
+        for row in range(local):
+            self.loader.evaluation_slot(*self.slots[first + row], row_of(batch, row))
+        return batch
 
 
 def _iterate(dataset: grain.MapDataset, workers: int) -> grain.DatasetIterator:

@@ -80,10 +80,7 @@ class TfdsSource:
         for reason, row, annotation_id in self.annotations.faults:
             self._skip_annotation(reason, annotation_id, row)
         self.box_counts = self.annotations.box_counts
-        self.crowd_counts, self.clipped_counts = (
-            self.annotations.crowd_counts,
-            self.annotations.clipped_counts,
-        )
+        self.crowd_counts, self.clipped_counts = (self.annotations.crowd_counts, self.annotations.clipped_counts)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -219,12 +216,7 @@ def _example(source: CocoSource, i: int, make_box: Callable[..., Any]) -> dict[s
             }
         )
     image_id = int(source.image_ids[i])
-    return {
-        "image": encoded,
-        "image/filename": source.file_names[i],
-        "image/id": image_id,
-        "objects": objects,
-    }
+    return {"image": encoded, "image/filename": source.file_names[i], "image/id": image_id, "objects": objects}
 
 
 def _other_splits(output: str, split: str, categories: Iterable[Category]) -> list[Any]:
@@ -314,10 +306,7 @@ def _scan(records: Any, features: Any, start: int, stop: int) -> list[Entry | di
     for position in range(start, min(stop, len(records))):
         try:
             example = _parse(records, features, position)
-            image_id, name = (
-                int(example["image/id"]),
-                bytes(example["image/filename"]).decode(errors="replace"),
-            )
+            image_id, name = (int(example["image/id"]), bytes(example["image/filename"]).decode(errors="replace"))
             objects = example["objects"]
             boxes = np.asarray(objects["bbox"], np.float64).reshape(-1, 4).tolist()
             columns = [np.asarray(objects[key]).tolist() for key in ("id", "area", "label", "is_crowd")]

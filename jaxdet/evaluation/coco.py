@@ -94,10 +94,7 @@ def to_arrays(ground_truth: Json, detections: Json, categories: Wanted | None = 
 
 
 def proposal_recall(
-    ground_truth: Json,
-    proposals: Json,
-    counts: Sequence[int] = (100, 1000),
-    areas: tuple[float, float] = (0, math.inf),
+    ground_truth: Json, proposals: Json, counts: Sequence[int] = (100, 1000), areas: tuple[float, float] = (0, math.inf)
 ) -> dict[str, float]:
     """Average recall of class-agnostic proposals: {"AR@100": ..., "AR@1000": ...}, one entry per count.
 

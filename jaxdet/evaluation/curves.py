@@ -42,9 +42,7 @@ def recall_by_size(
 
 
 def calibration(
-    scores: Sequence[float] | Float[np.ndarray, " n"],
-    correct: Sequence[bool] | Bool[np.ndarray, " n"],
-    bins: int = 10,
+    scores: Sequence[float] | Float[np.ndarray, " n"], correct: Sequence[bool] | Bool[np.ndarray, " n"], bins: int = 10
 ) -> dict[str, Any]:
     """How often detections of a score are correct.
 
@@ -65,10 +63,4 @@ def calibration(
         score = np.bincount(place, scores, bins) / count
         precision = np.bincount(place, correct, bins) / count
     distance = np.nansum(np.abs(score - precision) * count) / max(len(scores), 1)
-    return {
-        "edges": edges,
-        "count": count,
-        "score": score,
-        "precision": precision,
-        "error": float(distance),
-    }
+    return {"edges": edges, "count": count, "score": score, "precision": precision, "error": float(distance)}

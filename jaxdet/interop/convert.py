@@ -129,7 +129,7 @@ def convert_back(library, directory, output):
     odd = {
         f"model.roi_head.num_fcs={head and head.num_fcs}": whole
         and head
-        and head.num_fcs != (1 if head.num_convs else 2),
+        and head.num_fcs != (1 if head.num_convs else 2)
     }
     if theirs is torchvision:
         odd |= {

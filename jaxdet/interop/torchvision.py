@@ -37,10 +37,7 @@ def module_name(module, config):
             (r"rpn_head/conv(\d)", r"rpn.head.conv.\1.0"),
             (r"rpn_head/objectness_logits", "rpn.head.cls_logits"),
             (r"rpn_head/box_deltas", "rpn.head.bbox_pred"),
-            (
-                r"box_head/conv(\d)(_norm)?",
-                lambda i, norm: f"roi_heads.box_head.{i}.{int(bool(norm))}",
-            ),
+            (r"box_head/conv(\d)(_norm)?", lambda i, norm: f"roi_heads.box_head.{i}.{int(bool(norm))}"),
             (r"box_head/fc(\d)", lambda i: f"{dense}{int(i) + first_dense}"),
             (r"box_head/class_logits", "roi_heads.box_predictor.cls_score"),
             (r"box_head/box_deltas", "roi_heads.box_predictor.bbox_pred"),
@@ -62,11 +59,7 @@ def recognise(shapes):
     outputs = shapes["roi_heads.box_predictor.cls_score.weight"][0]
     keys = {"model.num_classes": outputs - 1}
     if any(name.startswith("roi_heads.box_head.0.") for name in shapes):
-        keys |= {
-            "model.backbone.norm": "batch_norm",
-            "model.fpn.norm": "batch_norm",
-            "model.rpn.num_convs": 2,
-        }
+        keys |= {"model.backbone.norm": "batch_norm", "model.fpn.norm": "batch_norm", "model.rpn.num_convs": 2}
         keys |= {"model.roi_head.num_convs": 4, "model.roi_head.conv_norm": "batch_norm"}
         keys |= {"model.roi_head.num_fcs": 1}
     elif outputs == 91:

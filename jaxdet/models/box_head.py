@@ -82,10 +82,7 @@ class BoxHead(nn.Module):
             fc = nn.Dense(self.hidden, kernel_init=xavier_uniform, dtype=self.dtype, name=f"fc{i}")
             x = nn.relu(fc(x))
         logits = nn.Dense(
-            self.num_classes + 1,
-            kernel_init=nn.initializers.normal(0.01),
-            dtype=self.dtype,
-            name="class_logits",
+            self.num_classes + 1, kernel_init=nn.initializers.normal(0.01), dtype=self.dtype, name="class_logits"
         )(x)
         sets = 1 if self.class_agnostic else self.num_classes
         deltas = nn.Dense(sets * 4, kernel_init=nn.initializers.normal(0.001), dtype=self.dtype, name="box_deltas")(x)
@@ -94,11 +91,7 @@ class BoxHead(nn.Module):
     @nn.nowrap
     @jax.named_scope("targets")
     def sample(
-        self,
-        boxes: Float[AnyArray, "B P 4"],
-        valid: Bool[AnyArray, "B P"],
-        batch: Batch,
-        keys: Key[Array, " B"],
+        self, boxes: Float[AnyArray, "B P 4"], valid: Bool[AnyArray, "B P"], batch: Batch, keys: Key[Array, " B"]
     ) -> tuple[Float32[Array, "B S 4"], Int32[Array, "B S"], Float32[Array, "B S 4"], Bool[Array, "B S"]]:
         """Draws the proposals from which the loss is computed.
 
@@ -144,14 +137,7 @@ class BoxHead(nn.Module):
     ) -> BoxLosses:
         """Classification and box loss over the sampled proposals of the whole batch, shapes as above."""
         return box_losses(
-            class_logits,
-            box_deltas,
-            boxes,
-            labels,
-            gt_boxes,
-            valid,
-            weights=self.box_weights,
-            beta=self.box_beta,
+            class_logits, box_deltas, boxes, labels, gt_boxes, valid, weights=self.box_weights, beta=self.box_beta
         )
 
     @nn.nowrap

@@ -26,12 +26,7 @@ class FPN(nn.Module):
 
     def _conv(self, x: Maps, size: int, name: str) -> Float[AnyArray, "B _H _W channels"]:
         conv = Conv(
-            self.channels,
-            size,
-            use_bias=not self.norm,
-            kernel_init=xavier_uniform,
-            dtype=self.dtype,
-            name=name,
+            self.channels, size, use_bias=not self.norm, kernel_init=xavier_uniform, dtype=self.dtype, name=name
         )
         x = conv(x)
         return Norm(self.norm, dtype=self.dtype, name=f"{name}_norm")(x) if self.norm else x

@@ -84,10 +84,7 @@ class RPN(nn.Module):
             for conv in convs[-1:]:
                 x = nn.relu(conv(x, padding))
             shape = images, -1, ratios
-            return (
-                objectness(x).reshape(shape).astype(jnp.float32),
-                deltas(x).reshape(*shape, 4).astype(jnp.float32),
-            )
+            return (objectness(x).reshape(shape).astype(jnp.float32), deltas(x).reshape(*shape, 4).astype(jnp.float32))
 
         images = len(pyramid[0])
         if index is None:

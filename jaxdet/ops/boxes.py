@@ -58,9 +58,7 @@ def clip(
 
 
 def encode(
-    boxes: Num[AnyArray, "*#B 4"],
-    anchors: Num[AnyArray, "*#B 4"],
-    weights: Weights = (1.0, 1.0, 1.0, 1.0),
+    boxes: Num[AnyArray, "*#B 4"], anchors: Num[AnyArray, "*#B 4"], weights: Weights = (1.0, 1.0, 1.0, 1.0)
 ) -> Float32[Array, "*#B 4"]:
     """Deltas [..., 4] that move `anchors` [..., 4] onto `boxes` [..., 4], times `weights` (dx, dy, dw, dh).
 
@@ -80,9 +78,7 @@ def encode(
 
 
 def decode(
-    deltas: Num[AnyArray, "*#B 4"],
-    anchors: Num[AnyArray, "*#B 4"],
-    weights: Weights = (1.0, 1.0, 1.0, 1.0),
+    deltas: Num[AnyArray, "*#B 4"], anchors: Num[AnyArray, "*#B 4"], weights: Weights = (1.0, 1.0, 1.0, 1.0)
 ) -> Float32[Array, "*#B 4"]:
     """Boxes [..., 4] that result from moving `anchors` [..., 4] by `deltas` [..., 4] divided by `weights`.
 
@@ -114,8 +110,6 @@ def _finite_or_empty(boxes: Num[AnyArray, "*B 4"]) -> Float32[Array, "*B 4"]:
     return jnp.where(jnp.isfinite(area(boxes))[..., None], boxes, 0.0)
 
 
-def _centres_and_sides(
-    boxes: Float32[Array, "*B 4"],
-) -> tuple[Float32[Array, "*B 2"], Float32[Array, "*B 2"]]:
+def _centres_and_sides(boxes: Float32[Array, "*B 4"]) -> tuple[Float32[Array, "*B 2"], Float32[Array, "*B 2"]]:
     sides = boxes[..., 2:] - boxes[..., :2]
     return boxes[..., :2] + 0.5 * sides, sides

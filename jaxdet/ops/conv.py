@@ -28,10 +28,7 @@ Kernel = Float[Array, "kh kw I O"]
 
 
 def conv2d(
-    x: Float[AnyArray, "B H W I"],
-    kernel: Float[AnyArray, "kh kw I O"],
-    stride: int = 1,
-    padding: int | None = None,
+    x: Float[AnyArray, "B H W I"], kernel: Float[AnyArray, "kh kw I O"], stride: int = 1, padding: int | None = None
 ) -> Outputs:
     """Convolution of a batch of feature maps.
 

@@ -67,9 +67,7 @@ def _greedy(suppresses: Bool[Array, "N N"], alive: Bool[Array, " N"]) -> Bool[Ar
     round changes nothing, in practice after a few rounds.
     """
 
-    def improve(
-        state: tuple[Bool[Array, " N"], Bool[Array, ""]],
-    ) -> tuple[Bool[Array, " N"], Bool[Array, ""]]:
+    def improve(state: tuple[Bool[Array, " N"], Bool[Array, ""]]) -> tuple[Bool[Array, " N"], Bool[Array, ""]]:
         keep, _ = state
         better = alive & ~jnp.any(suppresses & keep[:, None], axis=0)
         return better, jnp.any(better != keep)

@@ -82,11 +82,7 @@ def _along(values: Num[Array, "B n"], axis: int) -> Num[Array, "B _ _ 1"]:
 
 
 def _antialias(
-    images: UInt8[AnyArray, "B _ _ 3"],
-    before: Int[AnyArray, " B"],
-    after: Int[AnyArray, " B"],
-    length: int,
-    axis: int,
+    images: UInt8[AnyArray, "B _ _ 3"], before: Int[AnyArray, " B"], after: Int[AnyArray, " B"], length: int, axis: int
 ) -> UInt8[Array, "B _ _ 3"]:
     """Resizes one axis like Pillow: a triangle filter as wide as the scale, in fixed point, to uint8.
 

@@ -251,10 +251,7 @@ def _add_tiles_of_batch(
 
 
 def _add_box(
-    cells: Float32[Array, "images H W C"],
-    image: Int32[Array, ""],
-    taps: Taps,
-    cotangent: Float32[Array, "size size C"],
+    cells: Float32[Array, "images H W C"], image: Int32[Array, ""], taps: Taps, cotangent: Float32[Array, "size size C"]
 ) -> Float32[Array, "images H W C"]:
     """Adds one box to cells [images, H, W, C], in as many tiles as cover it. taps, cotangent: of this box."""
     height, width, channels = cells.shape[1:]

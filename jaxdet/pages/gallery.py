@@ -61,13 +61,7 @@ def overlays(truth, image_ids, runs):
         ]
         width, height = sizes[image_id]
         # ids as text: JavaScript's numbers have 53 bits
-        result[image_id] = {
-            "id": str(image_id),
-            "width": width,
-            "height": height,
-            "truth": boxes,
-            "runs": found,
-        }
+        result[image_id] = {"id": str(image_id), "width": width, "height": height, "truth": boxes, "runs": found}
     return result
 
 

@@ -35,9 +35,6 @@ def fresh_folder(folder, sign, images):
 def render(template, **values):
     """A page of the templates beside this file."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("jaxdet.pages"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
+        loader=jinja2.PackageLoader("jaxdet.pages"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     return environment.get_template(template).render(values)

@@ -81,13 +81,7 @@ def _main(argv, run):
 
         logging.set_verbosity(logging.ERROR)  # Orbax reports every file it touches
         try:
-            join_cluster(
-                FLAGS.distributed,
-                FLAGS.coordinator,
-                FLAGS.processes,
-                FLAGS.process,
-                FLAGS.heartbeat_seconds,
-            )
+            join_cluster(FLAGS.distributed, FLAGS.coordinator, FLAGS.processes, FLAGS.process, FLAGS.heartbeat_seconds)
             try:
                 run(config)
             except Exception as error:

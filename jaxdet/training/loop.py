@@ -27,13 +27,7 @@ from jaxdet.training.optimizer import optimizer, peak_rate
 from jaxdet.training.preemption import PREEMPTED, Preemption
 from jaxdet.training.start import start_from
 from jaxdet.training.step import create_state, train_step
-from jaxdet.training.validation import (
-    Interrupted,
-    Validation,
-    check_categories,
-    compile_shapes,
-    remat_options,
-)
+from jaxdet.training.validation import Interrupted, Validation, check_categories, compile_shapes, remat_options
 
 
 def train(config, workdir):

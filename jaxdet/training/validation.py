@@ -131,11 +131,7 @@ class Validation:
             evaluate = functools.partial(self.model.apply, method="evaluate")
             key = jax.random.key(self.config.seed)
             self.compiled = compile_shapes(
-                lambda variables, batch: (
-                    *evaluate(variables, batch, key),
-                    batch["image_sizes"],
-                    batch["scales"],
-                ),
+                lambda variables, batch: (*evaluate(variables, batch, key), batch["image_sizes"], batch["scales"]),
                 variables,
                 self.batches.examples(jax.process_count()),
                 self.mesh,
@@ -150,11 +146,7 @@ class Validation:
                     raise Interrupted
                 arrays = put_batch(batch, self.mesh)
                 stages, part, sizes, scales = self.compiled[batch["images"].shape[1:3]](variables, arrays)
-                rows = {
-                    "image_ids": image_ids,
-                    "image_sizes": np.asarray(sizes),
-                    "scales": np.asarray(scales),
-                }
+                rows = {"image_ids": image_ids, "image_sizes": np.asarray(sizes), "scales": np.asarray(scales)}
                 losses.append((np.count_nonzero(rows["image_sizes"][:, 0]), part))
                 yield rows, stages
 

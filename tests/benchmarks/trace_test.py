@@ -60,10 +60,7 @@ def test_a_made_trace_of_a_gpu():
     events += [thread_name(3, "XLA Ops"), thread_name(4, "python")]
     for start in (1000, 1100):
         events += [event(start, 40, "conv"), event(start + 40, 10, "sort"), event(start + 60, 30, "scatter")]
-        events += [
-            event(start + 30, 20, "copy", thread=2),
-            event(start, 90, "conv", thread=3),
-        ]  # of a derived line
+        events += [event(start + 30, 20, "copy", thread=2), event(start, 90, "conv", thread=3)]  # of a derived line
     events += [{"ph": "X", "pid": 1, "tid": 2, "ts": 1190, "dur": 10, "name": "MemcpyD2D"}]
     events += [{"ph": "X", "pid": 2, "tid": 4, "ts": 0, "dur": 9999, "name": "PjitFunction(step)"}]
     found = trace.reduce(events, names, 2)
@@ -76,13 +73,7 @@ def test_a_made_trace_of_a_gpu():
         "RoIAlign": {"forward_ms": 0, "backward_ms": pytest.approx(0.03)},
         "other": {"forward_ms": pytest.approx(0.025), "backward_ms": 0},
     }
-    assert [each["instruction"] for each in found["largest"]] == [
-        "conv",
-        "scatter",
-        "copy",
-        "sort",
-        "MemcpyD2D",
-    ]
+    assert [each["instruction"] for each in found["largest"]] == ["conv", "scatter", "copy", "sort", "MemcpyD2D"]
     text = trace.table(found)
     assert re.search(r"stage 3 +0.04 ms +0.00 ms +40.0%", text) and re.search(r"idle +0.01 ms +15.0%", text)
 

@@ -95,13 +95,5 @@ def test_nothing_is_imported_that_nobody_brings():
     code = f"import importlib, sys; [importlib.import_module(name) for name in {RUN}]; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     imported = {name.split(".")[0] for name in done.stdout.split()}
-    heavy = {
-        "av",
-        "cv2",
-        "importlib_resources",
-        "matplotlib",
-        "selenium",
-        "tensorflow",
-        "tensorflow_datasets",
-    }
+    heavy = {"av", "cv2", "importlib_resources", "matplotlib", "selenium", "tensorflow", "tensorflow_datasets"}
     assert not imported & heavy

@@ -64,10 +64,7 @@ def test_a_file_that_is_not_there(elsewhere, name, words):
     [
         ("def get_config(:", r"SyntaxError: invalid syntax \(own.py, line 1\)"),
         ("config = {}", "LookupError: it has no function get_config"),
-        (
-            "def get_config():\n    return {'train': 3}",
-            "TypeError: get_config returns a dict, not a ConfigDict",
-        ),
+        ("def get_config():\n    return {'train': 3}", "TypeError: get_config returns a dict, not a ConfigDict"),
         ("def get_config():\n    pass", "TypeError: get_config returns a NoneType, not a ConfigDict"),
         ("from configs import nobody", "ImportError: cannot import name 'nobody' from 'configs'"),
         ("import nobody_has_this", "ModuleNotFoundError: No module named 'nobody_has_this'"),

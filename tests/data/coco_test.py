@@ -177,12 +177,7 @@ def test_missing_paths_say_how_to_get_coco(folder, tmp_path):
         message = str(error.value)
         named = annotations if key == "annotations" else images
         assert str(named) in message and f"data.train.{key}" in message
-        for word in (
-            "train2017.zip",
-            "val2017.zip",
-            "annotations_trainval2017.zip",
-            "instances_train2017.json",
-        ):
+        for word in ("train2017.zip", "val2017.zip", "annotations_trainval2017.zip", "instances_train2017.json"):
             assert word in message
         assert "python train.py --config configs/person_demo.py" in message
 

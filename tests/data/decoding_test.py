@@ -192,11 +192,7 @@ def test_decompression_bomb(tmp_path, monkeypatch):
 
 
 def test_samples_without_a_known_white():
-    for samples in (
-        np.ones((4, 4), np.float32),
-        np.full((4, 4), 70000, np.int32),
-        np.full((4, 4), -1, np.int32),
-    ):
+    for samples in (np.ones((4, 4), np.float32), np.full((4, 4), 70000, np.int32), np.full((4, 4), -1, np.int32)):
         with pytest.raises(ValueError, match="8 or 16 bits"):
             decoding.decode(encoded(Image.fromarray(samples), "TIFF"))
 

@@ -53,28 +53,8 @@ def pictures():
 PICTURES = pictures()
 NAMES = ["a.jpg", "sub/b.png", "c c.bin", "dü\udce9.x"]
 ODD_NAMES = [
-    *(
-        "",
-        ".",
-        "..",
-        "/etc/passwd",
-        "../outside.png",
-        "sub/../../outside.png",
-        "a.jpg/",
-        "./a.jpg",
-        "nul\0.png",
-    ),
-    *(
-        "inside.png",
-        "outside.png",
-        "loop.png",
-        "elsewhere/outside.png",
-        "pipe",
-        "sub",
-        "\ud800.png",
-        "a" * 5000,
-        "~",
-    ),
+    *("", ".", "..", "/etc/passwd", "../outside.png", "sub/../../outside.png", "a.jpg/", "./a.jpg", "nul\0.png"),
+    *("inside.png", "outside.png", "loop.png", "elsewhere/outside.png", "pipe", "sub", "\ud800.png", "a" * 5000, "~"),
 ]
 JUNK = st.one_of(
     st.sampled_from([None, True, False, "", "3", "person", [], {}, [3], math.nan, math.inf, -math.inf, -0.0]),
@@ -85,10 +65,7 @@ SIDE = st.one_of(
     st.integers(-3, 25), st.floats(-5, 30), st.sampled_from([math.nan, math.inf, 1e308, -1e308, 1e-9, 5e-324])
 )
 BOX = st.one_of(
-    st.lists(SIDE, min_size=4, max_size=4),
-    st.lists(SIDE, min_size=4, max_size=4),
-    JUNK,
-    st.lists(JUNK, max_size=5),
+    st.lists(SIDE, min_size=4, max_size=4), st.lists(SIDE, min_size=4, max_size=4), JUNK, st.lists(JUNK, max_size=5)
 )
 DAMAGE = st.one_of(
     st.none(),

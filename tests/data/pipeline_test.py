@@ -310,13 +310,7 @@ def test_crowds_and_clipped_boxes_are_counted_on_the_pictures_that_are_kept(tmp_
     path = tmp_path / "data" / "val.json"
     truth = json.loads(path.read_text())
     kept = {"id": 90, "image_id": tiny.VAL_IDS[0], "category_id": 7, "bbox": [80, 5, 30, 20], "iscrowd": 0}
-    left_out = {
-        "id": 91,
-        "image_id": tiny.VAL_IDS[-1],
-        "category_id": 7,
-        "bbox": [-9, 5, 30, 20],
-        "iscrowd": 1,
-    }
+    left_out = {"id": 91, "image_id": tiny.VAL_IDS[-1], "category_id": 7, "bbox": [-9, 5, 30, 20], "iscrowd": 1}
     truth["annotations"] += [kept, left_out]
     path.write_text(json.dumps(truth))
     everything, boxed = (

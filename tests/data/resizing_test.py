@@ -25,8 +25,7 @@ def test_size_is_torchvisions_when_rounded_down(golden, short_side, longest_side
 
 
 @pytest.mark.parametrize(
-    "size, sides, expected",
-    [((256, 198), (256, 320), (320, 247)), ((105, 310), (800, 1333), (451, 1333))],
+    "size, sides, expected", [((256, 198), (256, 320), (320, 247)), ((105, 310), (800, 1333), (451, 1333))]
 )
 def test_a_long_side_is_scaled_in_two_steps(size, sides, expected):
     """ResizeShortestEdge multiplies twice; one factor for both would round these up."""
@@ -58,12 +57,7 @@ def test_a_split_with_several_short_sides_has_one_pair_of_shapes():
     resizing = Resizing.of(split)
     assert resizing == Resizing((48, 80, 64), 112, "torchvision") and resizing.short_side == 80
     assert resizing.shapes == ((96, 128), (128, 96)) and resizing.dtype == np.float32
-    assert [resizing.size((100, 120), side) for side in (48, 64, 80, None)] == [
-        (48, 57),
-        (64, 76),
-        (80, 96),
-        (80, 96),
-    ]
+    assert [resizing.size((100, 120), side) for side in (48, 64, 80, None)] == [(48, 57), (64, 76), (80, 96), (80, 96)]
 
 
 @pytest.mark.parametrize("size, portrait", [((64, 96), False), ((64, 64), False), ((65, 64), True)])
@@ -82,10 +76,7 @@ def test_boxes_go_back_to_the_original_and_stay_inside():
 
 def test_boxes_of_a_batch_go_back_at_once_in_a_compiled_function():
     rng = np.random.default_rng(0)
-    boxes, scales = (
-        rng.uniform(-9, 99, (3, 5, 4)).astype(np.float32),
-        rng.uniform(0.3, 3, (3, 2)).astype(np.float32),
-    )
+    boxes, scales = (rng.uniform(-9, 99, (3, 5, 4)).astype(np.float32), rng.uniform(0.3, 3, (3, 2)).astype(np.float32))
     sizes = rng.integers(20, 60, (3, 2)).astype(np.int32)
     expected = [original_boxes(*row) for row in zip(boxes, scales, sizes, strict=True)]
     np.testing.assert_array_equal(original_boxes(boxes, scales, sizes), expected)

@@ -12,13 +12,7 @@ SIZES = {3: (40, 60), 8: (50, 30), 21: (32, 32)}  # image id -> height, width
 
 
 def annotation(annotation_id, image_id, bbox, category_id=17, **more):
-    return {
-        "id": annotation_id,
-        "image_id": image_id,
-        "category_id": category_id,
-        "bbox": bbox,
-        "iscrowd": 0,
-    } | more
+    return {"id": annotation_id, "image_id": image_id, "category_id": category_id, "bbox": bbox, "iscrowd": 0} | more
 
 
 def content():

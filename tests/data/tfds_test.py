@@ -99,10 +99,7 @@ def write(directory, examples, names=("person", "dog"), features=None):
     writer.close()
     info = tfds.core.SplitInfo(name="train", shard_lengths=[len(examples)], num_bytes=1, filename_template=template)
     tfds.folder_dataset.write_metadata(
-        data_dir=directory,
-        features=features or coco_features(names),
-        split_infos=[info],
-        check_data=False,
+        data_dir=directory, features=features or coco_features(names), split_infos=[info], check_data=False
     )
     return directory
 

@@ -18,22 +18,10 @@ CATEGORIES = [{"id": 7, "name": "person"}, {"id": 3, "name": "dog"}]
 def ground_truth(boxes, images=(1, 2), **extra):
     """COCO JSON of (image id, x, y, width, height) rows of category 7."""
     annotations = [
-        {
-            "id": i,
-            "image_id": image,
-            "category_id": 7,
-            "bbox": list(box),
-            "area": box[2] * box[3],
-            "iscrowd": 0,
-        }
-        | extra
+        {"id": i, "image_id": image, "category_id": 7, "bbox": list(box), "area": box[2] * box[3], "iscrowd": 0} | extra
         for i, (image, *box) in enumerate(boxes, start=1)
     ]
-    return {
-        "images": [{"id": i} for i in images],
-        "annotations": annotations,
-        "categories": copy.deepcopy(CATEGORIES),
-    }
+    return {"images": [{"id": i} for i in images], "annotations": annotations, "categories": copy.deepcopy(CATEGORIES)}
 
 
 def detection(image, x, y, width, height, score=0.9, category=7):

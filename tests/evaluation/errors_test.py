@@ -18,13 +18,7 @@ FAR = (200, 200, 30, 30)
 def truth(*boxes, crowd=(), images=(1, 2)):
     """COCO JSON of (image, category, box) rows; `crowd`: numbers of those that are one."""
     annotations = [
-        {
-            "id": i + 1,
-            "image_id": image,
-            "category_id": category,
-            "bbox": list(box),
-            "iscrowd": int(i in crowd),
-        }
+        {"id": i + 1, "image_id": image, "category_id": category, "bbox": list(box), "iscrowd": int(i in crowd)}
         for i, (image, category, box) in enumerate(boxes)
     ]
     categories = [{"id": 1, "name": "person"}, {"id": 2, "name": "dog"}]
@@ -171,11 +165,7 @@ def scenes(seed, crowds=False):
             w, h = rng.integers(20, 80, 2).tolist()
             results += found((image, int(rng.integers(1, 4)), (x, y, w, h), float(rng.random())))
     categories = [{"id": i, "name": str(i)} for i in (1, 2, 3)]
-    return {
-        "images": [{"id": i} for i in range(1, 21)],
-        "annotations": boxes,
-        "categories": categories,
-    }, results
+    return {"images": [{"id": i} for i in range(1, 21)], "annotations": boxes, "categories": categories}, results
 
 
 def test_numbers_of_the_authors_own_toolbox():

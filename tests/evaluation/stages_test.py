@@ -14,10 +14,7 @@ ROWS = 12
 @pytest.fixture
 def split(tiny_data):
     split = tiny.get_config(tiny_data).data.val
-    split.short_sides, split.longest_side = (
-        (80,),
-        112,
-    )  # the images are enlarged, both axes by their own ratio
+    split.short_sides, split.longest_side = ((80,), 112)  # the images are enlarged, both axes by their own ratio
     return split
 
 

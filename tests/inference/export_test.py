@@ -89,12 +89,7 @@ def run_alone(folder, detector, script):
         "np.savez('found.npz', boxes=boxes, scores=scores, labels=labels)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=folder,
-        env=tiny.ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-c", script], cwd=folder, env=tiny.ENVIRONMENT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     found = dict(np.load(folder / "found.npz"))
@@ -157,11 +152,7 @@ def test_parameters_of_an_earlier_export_are_not_left_beside(tmp_path):
 
 def test_difference():
     def found(boxes, scores, labels):
-        return {
-            "boxes": np.array(boxes, float).reshape(-1, 4),
-            "scores": np.array(scores),
-            "labels": np.array(labels),
-        }
+        return {"boxes": np.array(boxes, float).reshape(-1, 4), "scores": np.array(scores), "labels": np.array(labels)}
 
     a = found([[0, 0, 10, 10], [20, 20, 30, 30]], [0.9, 0.5], [0, 1])
     assert export.difference(a, a, 100) == 0

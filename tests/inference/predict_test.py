@@ -61,16 +61,7 @@ def test_every_kind_of_picture_from_the_command_line(tiny_run, tmp_path):
     """As a stranger calls it, with a truncated image in the middle; Python says the same as the command."""
     good = write_pictures(tmp_path / "pictures")
     truncated, missing = tmp_path / "pictures" / "truncated.jpg", tmp_path / "nowhere.jpg"
-    command = [
-        sys.executable,
-        "-m",
-        "jaxdet",
-        "predict",
-        "--workdir",
-        tiny_run.workdir,
-        "--output",
-        tmp_path / "out",
-    ]
+    command = [sys.executable, "-m", "jaxdet", "predict", "--workdir", tiny_run.workdir, "--output", tmp_path / "out"]
     done = subprocess.run(
         [*command, *good[:2], truncated, missing, *good[2:]],
         cwd=tiny.ROOT,

@@ -24,13 +24,7 @@ from jaxdet.inference import batching, export, serve
 from tests import tiny
 from tests.audit import heard, is_effect
 
-LIMITS = {
-    "max_bytes": 100_000,
-    "max_pixels": 60_000,
-    "max_requests": 4,
-    "body_seconds": 5.0,
-    "answer_seconds": 5.0,
-}
+LIMITS = {"max_bytes": 100_000, "max_pixels": 60_000, "max_requests": 4, "body_seconds": 5.0, "answer_seconds": 5.0}
 
 
 class Corners:
@@ -85,11 +79,7 @@ def post(client, body, query="", **headers):
 
 
 def test_a_picture(client):
-    expected = {
-        "width": 90,
-        "height": 60,
-        "detections": [{"box": [0, 0, 90, 60], "score": 0.2, "label": "dog"}],
-    }
+    expected = {"width": 90, "height": 60, "detections": [{"box": [0, 0, 90, 60], "score": 0.2, "label": "dog"}]}
     for answer in (
         post(client, encoded(red=51)),
         post(client, encoded(red=51), Content_Type="application/octet-stream"),
@@ -149,10 +139,7 @@ def test_other_refusals(client):
     assert client.get("/nothing").json()["error"] == "not_found"
     assert client.get("/detect").json()["error"] == "wrong_method"
     for query in ("?threshold=x", "?threshold=nan", "?threshold=2", "?answer=gif"):
-        assert (
-            post(client, encoded(), query).status_code,
-            post(client, encoded(), query).json()["error"],
-        ) == (
+        assert (post(client, encoded(), query).status_code, post(client, encoded(), query).json()["error"]) == (
             400,
             "bad_query",
         )
@@ -320,13 +307,7 @@ def test_no_file_is_written_and_none_read(detector, tmp_path):
             assert form(secret, b"", path=secret) == 400
             assert form(secret, secret.encode(), f"?image={secret}") == 400
             assert post(client, secret.encode(), Location=secret, Content_Location=secret).status_code == 400
-            for path in (
-                secret,
-                f"/..{secret}",
-                f"/../../../../..{secret}",
-                f"/detect/..{secret}",
-                f"file://{secret}",
-            ):
+            for path in (secret, f"/..{secret}", f"/../../../../..{secret}", f"/detect/..{secret}", f"file://{secret}"):
                 assert asyncio.run(get(app, path)) == 404
         assert events == []
 
@@ -336,12 +317,7 @@ def test_as_a_stranger_starts_it(tiny_run):
     command = [sys.executable, "-m", "jaxdet", "serve", "--workdir", tiny_run.workdir, "--port", "0"]
     command += ["--batch-size", "2", "--body-seconds", "1", "--answer-seconds", "100"]
     process = subprocess.Popen(
-        command,
-        cwd=tiny.ROOT,
-        env=tiny.ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        command, cwd=tiny.ROOT, env=tiny.ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout.readline() == "compiled 4 shapes\n"

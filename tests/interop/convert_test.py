@@ -425,12 +425,7 @@ def test_a_torch_file(tmp_path):
 
 
 def test_what_has_no_counterpart_is_not_written(tiny_run, tmp_path):
-    flags = [
-        "convert",
-        "--to=torchvision",
-        f"--input={tiny_run.workdir}",
-        f"--output={tmp_path / 'x.safetensors'}",
-    ]
+    flags = ["convert", "--to=torchvision", f"--input={tiny_run.workdir}", f"--output={tmp_path / 'x.safetensors'}"]
     __main__.main(flags)  # a run of ours with batch normalisation everywhere
     assert (tmp_path / "x.safetensors").exists()
     workdir = shutil.copytree(tiny_run.workdir, tmp_path / "agnostic")

@@ -68,11 +68,7 @@ def shifted(box, iou):
 
 
 GT = np.array([[[10, 10, 30, 40], [50, 20, 90, 60], [np.nan] * 4]], np.float32)
-TRUTH = {
-    "gt_boxes": GT,
-    "gt_labels": np.array([[2, 1, 77]], np.int32),
-    "gt_valid": np.array([[True, True, False]]),
-}
+TRUTH = {"gt_boxes": GT, "gt_labels": np.array([[2, 1, 77]], np.int32), "gt_valid": np.array([[True, True, False]])}
 
 
 def draw(head, boxes, valid, truth=TRUTH, seed=0):
@@ -82,13 +78,7 @@ def draw(head, boxes, valid, truth=TRUTH, seed=0):
 
 
 def test_labels_of_the_sample():
-    proposals = [
-        shifted(GT[0, 0], 0.8),
-        shifted(GT[0, 1], 0.51),
-        shifted(GT[0, 1], 0.49),
-        [0, 0, 5, 5],
-        [np.nan] * 4,
-    ]
+    proposals = [shifted(GT[0, 0], 0.8), shifted(GT[0, 1], 0.51), shifted(GT[0, 1], 0.49), [0, 0, 5, 5], [np.nan] * 4]
     head = box_head(add_ground_truth=False, positive_fraction=1.0)
     boxes, labels, gt_boxes, valid = draw(head, proposals, [True] * 4 + [False])
     assert len(valid) == 16 and valid.sum() == 4 and valid[:4].all()

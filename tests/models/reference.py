@@ -119,11 +119,7 @@ class Reference:
         """Both images padded, with the boxes of the losses."""
         z, (height, width) = self.values, self.values["padded_size"]
         images = np.zeros((2, height, width, 3), np.uint8)
-        boxes, labels, valid = (
-            np.full((2, 6, 4), np.nan, np.float32),
-            np.full((2, 6), 7),
-            np.zeros((2, 6), bool),
-        )
+        boxes, labels, valid = (np.full((2, 6, 4), np.nan, np.float32), np.full((2, 6), 7), np.zeros((2, 6), bool))
         for i in range(2):
             image = z[f"image{i}"]
             images[i, : image.shape[0], : image.shape[1]] = image

@@ -112,12 +112,7 @@ def test_detections_in_the_original_picture(reference, result, image):
 def test_losses(reference, result):
     z, out = reference.values, result
     assert out["metrics"]["rpn_positives"] * 2 == z["train/positive_anchors0"] + z["train/positive_anchors1"]
-    names = {
-        "rpn_objectness": "objectness",
-        "rpn_box": "rpn_box",
-        "roi_classification": "class",
-        "roi_box": "box",
-    }
+    names = {"rpn_objectness": "objectness", "rpn_box": "rpn_box", "roi_classification": "class", "roi_box": "box"}
     for ours, theirs in names.items():
         np.testing.assert_allclose(out["losses"][ours], z[f"train/loss_{theirs}"], rtol=1e-4, err_msg=ours)
 

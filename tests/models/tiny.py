@@ -20,10 +20,7 @@ def config(num_classes=3, **backbone):
     model.backbone.update({"depth": 18, "width": 8, "norm": "group_norm", "freeze_at": 0} | backbone)
     model.fpn.channels = 16
     model.rpn.update(
-        anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0),
-        pre_nms_topk=(60, 50),
-        post_nms_topk=(40, 30),
-        samples_per_image=32,
+        anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0), pre_nms_topk=(60, 50), post_nms_topk=(40, 30), samples_per_image=32
     )
     model.roi_head.update(hidden=16, samples_per_image=16)
     model.test.update(detections_per_image=20)

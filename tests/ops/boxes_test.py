@@ -63,10 +63,7 @@ def test_golden_coder(golden, case):
     np.testing.assert_allclose(encoded / weights, z["encoded"] / weights, rtol=0, atol=1e-5)
     np.testing.assert_allclose(decode(z["deltas"], anchors, weights), z["decoded"], rtol=1e-5, atol=2e-3)
     np.testing.assert_allclose(
-        decode(z["deltas_per_class"], anchors[:, None], weights),
-        z["decoded_per_class"],
-        rtol=1e-5,
-        atol=2e-3,
+        decode(z["deltas_per_class"], anchors[:, None], weights), z["decoded_per_class"], rtol=1e-5, atol=2e-3
     )
 
 

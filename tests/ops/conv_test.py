@@ -112,10 +112,7 @@ def test_bfloat16_is_summed_in_float32(case):
     x, kernel = jnp.asarray(x, jnp.bfloat16), jnp.asarray(kernel, jnp.bfloat16)
     cotangent = jnp.asarray(cotangent_like(oracle(x, kernel, stride, padding)), jnp.bfloat16)
     actual = value_and_gradients(conv2d, x, kernel, cotangent, stride, padding)
-    exact = (
-        oracle(x, kernel, stride, padding),
-        *oracle(x, kernel, stride, padding, np.asarray(cotangent, float)),
-    )
+    exact = (oracle(x, kernel, stride, padding), *oracle(x, kernel, stride, padding, np.asarray(cotangent, float)))
     for array, wanted in zip(actual, exact, strict=True):
         assert array.dtype == jnp.bfloat16
         # Half a unit in the last of eight bits: rounded once, at the end.
@@ -168,10 +165,7 @@ def test_every_image_counts_in_a_large_batch():
     np.testing.assert_array_equal(gradient[..., 0, 0], 40 * np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]))
 
 
-@pytest.mark.parametrize(
-    ("case", "convolutions", "products"),
-    [("3x3, in strips", 6, 0), ("1x1", 0, 3)],
-)
+@pytest.mark.parametrize(("case", "convolutions", "products"), [("3x3, in strips", 6, 0), ("1x1", 0, 3)])
 def test_other_platforms_get_the_plain_convolution(case, convolutions, products):
     x, kernel, stride, padding = draw(case)
 

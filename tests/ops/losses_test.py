@@ -226,10 +226,7 @@ def test_large_logits_are_exact():
 
 
 def test_arithmetic_is_float32_for_bfloat16_outputs():
-    for losses, example in (
-        (rpn_jitted, rpn_example()),
-        (box_jitted, box_example()),
-    ):
+    for losses, example in ((rpn_jitted, rpn_example()), (box_jitted, box_example())):
         half = {name: jnp.asarray(value, jnp.bfloat16) if name in LEARNED else value for name, value in example.items()}
         rounded = {name: np.asarray(value, np.float32) if name in LEARNED else value for name, value in half.items()}
         value = losses(**half)

@@ -106,10 +106,7 @@ def test_a_split_that_is_not_there_is_named_and_the_other_one_shown(tiny_data, t
 @pytest.mark.parametrize(
     "flag, answer",
     [
-        (
-            "--config.data.trian.limit=3",
-            r"no key config\.data\.trian\.limit; did you mean config\.data\.train\.limit",
-        ),
+        ("--config.data.trian.limit=3", r"no key config\.data\.trian\.limit; did you mean config\.data\.train\.limit"),
         ("--config.data.train.limit=few", "invalid literal"),
         ("--config.data.train.limit=-1", r"config\.data\.train\.limit is -1"),
         ("--limit=3", "no flag --limit=3"),

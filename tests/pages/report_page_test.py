@@ -38,12 +38,7 @@ def test_every_file_is_there_and_nothing_comes_from_elsewhere(page):
     assert len(parsed.ids) == len(set(parsed.ids))
     assert {section for section, _ in report_page.SECTIONS} <= set(parsed.ids)
     assert "runs/&lt;one&gt;" in text and "runs/<one>" not in text
-    assert {path.name for path in (page / "pictures").iterdir()} == {
-        "1.jpg",
-        "2.jpg",
-        "30.jpg",
-        "negative-00.jpg",
-    }
+    assert {path.name for path in (page / "pictures").iterdir()} == {"1.jpg", "2.jpg", "30.jpg", "negative-00.jpg"}
     assert Image.open(page / "pictures" / "1.jpg").size == (300, 240)
 
 
@@ -159,15 +154,9 @@ def test_what_is_drawn_over_a_picture():
     run = one_run("a")
     errors = analyse(run.truth, run.detections)
     overlay = gallery.overlays(run.truth, [2], [(run.detections, errors, run.proposals)])[2]
-    assert overlay["truth"] == [
-        {"box": list(BOX), "crowd": False},
-        {"box": [100, 100, 60, 60], "crowd": True},
-    ]
+    assert overlay["truth"] == [{"box": list(BOX), "crowd": False}, {"box": [100, 100, 60, 60], "crowd": True}]
     (of_run,) = overlay["runs"]
-    assert [(row["kind"], row["score"]) for row in of_run["detections"]] == [
-        ("localisation", 0.8),
-        ("ignored", 0.6),
-    ]
+    assert [(row["kind"], row["score"]) for row in of_run["detections"]] == [("localisation", 0.8), ("ignored", 0.6)]
     assert of_run["found"] == [0, 0] and of_run["proposals"][0] == [12, 8, 48, 47, 0.9]
 
 

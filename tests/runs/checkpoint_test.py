@@ -152,15 +152,7 @@ def test_a_damaged_metric_is_named(tmp_path, content):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "_METADATA",
-        "manifest.ocdbt",
-        "d/*",
-        "_CHECKPOINT_METADATA",
-        "_sharding",
-        "process_0",
-        "commit_success.txt",
-    ],
+    ["_METADATA", "manifest.ocdbt", "d/*", "_CHECKPOINT_METADATA", "_sharding", "process_0", "commit_success.txt"],
 )
 @pytest.mark.parametrize("share", [0, 0.5])
 def test_a_damaged_checkpoint_is_named(tmp_path, name, share):

@@ -37,10 +37,7 @@ def test_the_lock_dies_with_its_process(tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], cwd=tiny.ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "held\n"
-        with (
-            pytest.raises(ValueError, match=f"in use by process {holder.pid} on "),
-            only_one(tmp_path / "lock"),
-        ):
+        with pytest.raises(ValueError, match=f"in use by process {holder.pid} on "), only_one(tmp_path / "lock"):
             pytest.fail("it was let in")
     finally:
         holder.kill()
@@ -86,10 +83,7 @@ def small_disk(tmp_path):
 
 def state(step, megabytes):
     rng = np.random.default_rng(step)
-    return {
-        "step": jax.numpy.int32(step),
-        "kernel": jax.numpy.asarray(rng.normal(size=megabytes * 2**18), "float32"),
-    }
+    return {"step": jax.numpy.int32(step), "kernel": jax.numpy.asarray(rng.normal(size=megabytes * 2**18), "float32")}
 
 
 def test_a_full_disk_says_so_and_leaves_the_older_checkpoint(small_disk):

@@ -53,8 +53,7 @@ def reference(tiny_data, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "processes, devices, flags",
-    [(1, 4, ()), (1, 4, ("--config.train.shard_parameters=2",)), (2, 2, ()), (4, 1, ())],
+    "processes, devices, flags", [(1, 4, ()), (1, 4, ("--config.train.shard_parameters=2",)), (2, 2, ()), (4, 1, ())]
 )
 def test_the_curve_does_not_depend_on_who_computes(tiny_data, tmp_path, reference, processes, devices, flags):
     codes, printed = start("train.py", tiny_data, tmp_path / "run", processes, devices, *flags).wait()
@@ -101,10 +100,7 @@ def test_told_to_end_it_saves_the_step_in_hand_and_goes_on_with_other_devices(ti
 
 def test_a_resumed_run_hears_sigterm_beside_a_save_after_every_step(tiny_data, tmp_path, reference):
     """After a start in the middle and an evaluation, steps and questions have other numbers; only one set counts."""
-    workdir, flags = (
-        tmp_path / "run",
-        ("--config.train.checkpoint_every=1", "--config.train.evaluate_every=10"),
-    )
+    workdir, flags = (tmp_path / "run", ("--config.train.checkpoint_every=1", "--config.train.evaluate_every=10"))
     for step in (8, 14):
         run = start("train.py", tiny_data, workdir, 2, 1, *flags)
         assert run.wait_for_step(workdir, step)

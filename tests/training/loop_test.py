@@ -67,13 +67,7 @@ def test_validation_every_third_step(tiny_run):
     lines = [line for line in tiny.metrics(tiny_run.workdir) if "val/AP" in line]
     assert [line["step"] for line in lines] == [3, 6]
     for line in lines:
-        assert {
-            "val/rpn_AP",
-            "val/AR100",
-            "val/proposals_AR@1000",
-            "val/rpn_box",
-            "val/roi_box",
-        } <= line.keys()
+        assert {"val/rpn_AP", "val/AR100", "val/proposals_AR@1000", "val/rpn_box", "val/roi_box"} <= line.keys()
         losses = ("rpn_objectness", "rpn_box", "roi_classification", "roi_box")
         assert sum(line[f"val/{name}"] for name in losses) == pytest.approx(line["val/loss"], rel=1e-5)
     assert tiny_run.printed.count("with RoI head") == 2
@@ -119,13 +113,7 @@ def stopping(owner, method, count):
     [
         (loop.Progress, "lap", 1, [], 0),  # before the first checkpoint
         (Checkpoints, "save", 2, [2], 3),
-        (
-            Checkpoints,
-            "record",
-            1,
-            [2, 3],
-            4,
-        ),  # after an evaluation that its checkpoint does not know of
+        (Checkpoints, "record", 1, [2, 3], 4),  # after an evaluation that its checkpoint does not know of
         (loop.Progress, "lap", 6, [3, 4], 6),
     ],
 )
@@ -268,11 +256,7 @@ def poisoned_at(step):
 @pytest.mark.parametrize("step, last_good", [(5, 4), (2, None)])
 def test_nan_stops_with_step_and_images_and_keeps_the_last_checkpoint(tiny_run, tmp_path, step, last_good):
     batch = list(tiny.training_batches(tiny_run.config).read(0, 6, 0))[step - 1]
-    with (
-        pytest.raises(FloatingPointError) as error,
-        tiny.shared_executables(tiny_run.config),
-        poisoned_at(step),
-    ):
+    with pytest.raises(FloatingPointError) as error, tiny.shared_executables(tiny_run.config), poisoned_at(step):
         loop.train(tiny_run.config, tmp_path)
     assert f"step {step}: loss nan" in str(error.value)
     assert f"image ids {batch['image_ids'].tolist()}" in str(error.value)
@@ -321,10 +305,7 @@ def test_what_was_left_out_is_written_down(tiny_run, tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (
-            lambda c: c.model.update(num_classes=1),
-            "model.num_classes is 1, but .* 3 categories .bicycle, person, dog.",
-        ),
+        (lambda c: c.model.update(num_classes=1), "model.num_classes is 1, but .* 3 categories .bicycle, person, dog."),
         (lambda c: c.data.update(categories=("cat",)), "no category named 'cat'"),
         (lambda c: c.data.train.update(annotations="/nowhere.json"), "no annotation file at /nowhere.json"),
         (lambda c: c.data.val.update(images="/nowhere"), "no image folder at /nowhere"),

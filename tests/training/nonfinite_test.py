@@ -99,11 +99,7 @@ def test_stop_names_the_images_and_skipping_forever_stops_too():
     bad = {"loss": np.nan, "gradient_norm": np.float32(3), "finite": False}
     with pytest.raises(FloatingPointError) as error:
         Watch("stop", Batches(), None)(3, bad, lambda ids: [int(ids[1])])
-    for words in (
-        "step 3: loss nan",
-        "image ids [8, 9, 10, 11], of which [9] do it alone",
-        "nonfinite=skip",
-    ):
+    for words in ("step 3: loss nan", "image ids [8, 9, 10, 11], of which [9] do it alone", "nonfinite=skip"):
         assert words in str(error.value)
     with pytest.raises(FloatingPointError, match="each of which does it alone"):
         Watch("stop", Batches(), None)(3, bad, lambda ids: ids.tolist())

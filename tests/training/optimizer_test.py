@@ -77,9 +77,7 @@ def draw(seed):
     rng = np.random.default_rng(seed)
     shapes = {"fc": {"kernel": (4, 3), "bias": (3,)}, "stem_norm": {"group_norm": {"scale": (4,)}}}
     return jax.tree.map(
-        lambda shape: rng.normal(size=shape).astype(np.float32),
-        shapes,
-        is_leaf=lambda x: isinstance(x, tuple),
+        lambda shape: rng.normal(size=shape).astype(np.float32), shapes, is_leaf=lambda x: isinstance(x, tuple)
     )
 
 

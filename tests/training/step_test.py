@@ -111,9 +111,7 @@ def halves(batch):
 
 def assert_close(left, right, **tolerance):
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, **({"rtol": 1e-5, "atol": 1e-7} | tolerance)),
-        left,
-        right,
+        lambda a, b: np.testing.assert_allclose(a, b, **({"rtol": 1e-5, "atol": 1e-7} | tolerance)), left, right
     )
 
 
@@ -208,8 +206,7 @@ def test_average_follows_the_parameters():
     after, _ = trainer(make_batch())
     decay = min(0.5, 1 / 10)
     assert_close(
-        after.average,
-        jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, start.trainable, after.trainable),
+        after.average, jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, start.trainable, after.trainable)
     )
     assert_close(after.variables(averaged=True)["params"]["out"], after.average["out"])
     assert_close(after.variables()["params"]["out"], after.trainable["out"])

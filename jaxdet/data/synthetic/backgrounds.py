@@ -109,8 +109,7 @@ def _tree_line(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, 
     for _ in range(int(rng.integers(10, 22))):
         x, size = rng.uniform(0, width), rng.uniform(0.05, 0.13) * width
         draw.ellipse(
-            (x - size, horizon - size * 1.7, x + size, horizon + size * 0.1),
-            shade(vary(rng, pick(rng, LEAVES)), 0.85),
+            (x - size, horizon - size * 1.7, x + size, horizon + size * 0.1), shade(vary(rng, pick(rng, LEAVES)), 0.85)
         )
 
 
@@ -123,19 +122,13 @@ def _ground_marks(
         half, road = rng.uniform(0.3, 0.9) * width, vary(rng, (84, 84, 90))
         centre = vanish + rng.normal(0, 0.2) * width
         draw.polygon(
-            [(vanish - 3, horizon), (vanish + 3, horizon), (centre + half, height), (centre - half, height)],
-            road,
+            [(vanish - 3, horizon), (vanish + 3, horizon), (centre + half, height), (centre - half, height)], road
         )
         for near in np.geomspace(0.04, 0.9, 7):
             y0, y1 = (horizon + share * (height - horizon) for share in (near, near * 1.25))
             xs = [vanish + (centre - vanish) * share for share in (near, near * 1.25)]
             draw.polygon(
-                [
-                    (xs[0] - 6 * near, y0),
-                    (xs[0] + 6 * near, y0),
-                    (xs[1] + 7 * near, y1),
-                    (xs[1] - 7 * near, y1),
-                ],
+                [(xs[0] - 6 * near, y0), (xs[0] + 6 * near, y0), (xs[1] + 7 * near, y1), (xs[1] - 7 * near, y1)],
                 (222, 220, 206),
             )
     elif kind < 0.75:  # slabs

@@ -96,11 +96,7 @@ def sign(rng: np.random.Generator, h: float, light: float) -> Sprite:
     else:
         draw.rectangle((x - 1.4 * r, 0, x + 1.4 * r, 1.6 * r), colour)
         for line in (0.4, 0.8, 1.2):
-            draw.line(
-                (x - r, line * r, x + rng.uniform(0.2, 1) * r, line * r),
-                (30, 30, 34),
-                max(1, round(0.02 * h)),
-            )
+            draw.line((x - r, line * r, x + rng.uniform(0.2, 1) * r, line * r), (30, 30, 34), max(1, round(0.02 * h)))
     return Sprite(rounded(image, 0.015 * h, light * 0.4), None, (x, t - 1))
 
 
@@ -209,16 +205,7 @@ def statue(rng: np.random.Generator, h: float, light: float) -> Sprite:
     look = stone_look(rng)
     pose = pick(
         rng,
-        (
-            "standing",
-            "hand on hip",
-            "hands on hips",
-            "arms folded",
-            "one arm raised",
-            "pointing",
-            "waiting",
-            "walking",
-        ),
+        ("standing", "hand on hip", "hands on hips", "arms folded", "one arm raised", "pointing", "waiting", "walking"),
     )
     body = figure(rng, rng.uniform(0.75, 1.05) * h, look, light, pose)
     tall, half = rng.uniform(0.28, 0.6) * h, rng.uniform(0.2, 0.28) * h
@@ -235,18 +222,4 @@ def statue(rng: np.random.Generator, h: float, light: float) -> Sprite:
 
 
 OCCLUDERS = (car, hedge, waste_bin, post, lamp_post, sign, tree)
-NEGATIVES = (
-    lamp_post,
-    post,
-    tree,
-    sign,
-    hydrant,
-    waste_bin,
-    hedge,
-    car,
-    four_legs,
-    four_legs,
-    bird,
-    statue,
-    statue,
-)
+NEGATIVES = (lamp_post, post, tree, sign, hydrant, waste_bin, hedge, car, four_legs, four_legs, bird, statue, statue)

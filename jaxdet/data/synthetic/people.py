@@ -96,11 +96,7 @@ def skeleton(rng: np.random.Generator, name: str, build: float = 1.0) -> tuple[s
     lean = upright + rng.normal(0, 3)
     up = 180 - lean if side else 180 + lean
     chest = _step((0, 0), 0.29, up)
-    joints = {
-        "hips": (0.0, 0.0),
-        "chest": chest,
-        "head": _step(chest, 0.115, up - (12 if side and lean > 40 else 0)),
-    }
+    joints = {"hips": (0.0, 0.0), "chest": chest, "head": _step(chest, 0.115, up - (12 if side and lean > 40 else 0))}
     # Limbs that point at the camera look shorter.
     thigh_length = 0.09 if name == "sitting, towards" else 0.245
     half_shoulder, half_hip = (0.018, 0.012) if side else (0.1 * build, 0.045 * build)
@@ -110,10 +106,7 @@ def skeleton(rng: np.random.Generator, name: str, build: float = 1.0) -> tuple[s
         mirror = 1 if side else sign
         upper, lower = arms[limb] + rng.normal(0, 7, 2)
         thigh, shin = legs[limb] + rng.normal(0, 3.5, 2)
-        shoulder = (
-            chest[0] + sign * half_shoulder * across[0],
-            chest[1] + sign * half_shoulder * across[1] + 0.01,
-        )
+        shoulder = (chest[0] + sign * half_shoulder * across[0], chest[1] + sign * half_shoulder * across[1] + 0.01)
         elbow = _step(shoulder, 0.165, mirror * upper)
         joints |= {f"shoulder{limb}": shoulder, f"elbow{limb}": elbow}
         joints[f"hand{limb}"] = _step(elbow, 0.15, mirror * lower)
@@ -201,13 +194,7 @@ def _dress(draw: ImageDraw.ImageDraw, points: dict[str, Point], view: str, facin
 
 
 def _arm(
-    draw: ImageDraw.ImageDraw,
-    points: dict[str, Point],
-    limb: int,
-    width: float,
-    h: float,
-    look: Look,
-    tone: float,
+    draw: ImageDraw.ImageDraw, points: dict[str, Point], limb: int, width: float, h: float, look: Look, tone: float
 ) -> None:
     shoulder, elbow, hand = (points[f"{joint}{limb}"] for joint in ("shoulder", "elbow", "hand"))
     sleeve, skin = shade(look["top"], tone * 0.95), shade(look["skin"], tone)
@@ -294,9 +281,7 @@ def _locks(draw: ImageDraw.ImageDraw, points: dict[str, Point], h: float, look: 
     x, y = points["head"]
     head = look["head"] * h
     draw.rounded_rectangle(
-        (x - 0.062 * head, y - 0.03 * head, x + 0.062 * head, y + 0.14 * head),
-        0.03 * h,
-        shade(look["hair"], 0.9),
+        (x - 0.062 * head, y - 0.03 * head, x + 0.062 * head, y + 0.14 * head), 0.03 * h, shade(look["hair"], 0.9)
     )
 
 
@@ -308,12 +293,7 @@ def _head(draw: ImageDraw.ImageDraw, centre: Point, view: str, facing: int, h: f
     hair = look["skin"] if look["hair_length"] == "bald" else look["hair"]
     if view == "back":
         draw.ellipse(
-            (
-                x - rx * 1.06,
-                y - ry * 1.06,
-                x + rx * 1.06,
-                y + ry * (0.6 if look["hair_length"] == "short" else 0.9),
-            ),
+            (x - rx * 1.06, y - ry * 1.06, x + rx * 1.06, y + ry * (0.6 if look["hair_length"] == "short" else 0.9)),
             hair,
         )
     else:
@@ -334,12 +314,7 @@ def _head(draw: ImageDraw.ImageDraw, centre: Point, view: str, facing: int, h: f
             )
             if look["hair_length"] == "long":
                 capsule(
-                    draw,
-                    (x - facing * rx * 0.6, y),
-                    (x - facing * rx * 0.9, y + ry * 1.7),
-                    rx * 0.5,
-                    rx * 0.35,
-                    hair,
+                    draw, (x - facing * rx * 0.6, y), (x - facing * rx * 0.9, y + ry * 1.7), rx * 0.5, rx * 0.35, hair
                 )
         dark = shade(look["skin"], 0.35)
         eyes = (-0.4, 0.4) if view == "front" else (facing * 0.5,)

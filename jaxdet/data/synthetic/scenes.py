@@ -135,12 +135,7 @@ class SyntheticPeople:
             images.append({"id": image_id, "height": self.height, "width": self.width, "file_name": name})
             rows = (targets[name].tolist() for name in ("boxes", "crowd", "area"))
             for (x1, y1, x2, y2), crowd, area in zip(*rows, strict=True):
-                row = {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": 1,
-                    "iscrowd": int(crowd),
-                }
+                row = {"id": len(annotations) + 1, "image_id": image_id, "category_id": 1, "iscrowd": int(crowd)}
                 annotations.append(row | {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": area})
         categories = [dict(category) for category in self.categories]
         return {"images": images, "annotations": annotations, "categories": categories}
