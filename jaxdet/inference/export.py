@@ -19,9 +19,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export
 from safetensors.numpy import load_file, save
 
-import jaxdet
 from jaxdet.data.resizing import is_portrait, original_boxes
 from jaxdet.data.synthetic import scenes
+from jaxdet.inference.detector import load
 from jaxdet.models.faster_rcnn import Detections
 from jaxdet.ops.resize import resize, resized_sizes
 
@@ -45,7 +45,7 @@ def export_run(workdir, output, parameters_beside=False):
             f"{stale} exists, from an export with --parameters-beside, and would not belong to the new {output}; "
             "remove it, or choose another output"
         )
-    detector = jaxdet.load(workdir)
+    detector = load(workdir)
     output.parent.mkdir(parents=True, exist_ok=True)
     parameters = flatten_dict(jax.device_get(detector.variables), sep="/") if parameters_beside else None
     # written under other names until they are checked

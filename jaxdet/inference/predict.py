@@ -6,9 +6,8 @@ import pathlib
 
 import tqdm
 
-import jaxdet
 from jaxdet.data.decoding import decode
-from jaxdet.inference.detector import as_json
+from jaxdet.inference.detector import as_json, load
 from jaxdet.inference.drawing import draw
 from jaxdet.runs.files import write_whole
 from jaxdet.runs.workdir import Workdir
@@ -35,7 +34,7 @@ def predict_all(workdir, inputs, output=None, threshold=0.5):
     """
     output = pathlib.Path(output or Workdir(workdir).predictions)
     paths, failed = find(inputs, output)
-    detector = jaxdet.load(workdir)
+    detector = load(workdir)
     output.mkdir(parents=True, exist_ok=True)
     names = [category["name"] for category in detector.categories]
     results, videos, taken = [], 0, _names_in(output, paths)

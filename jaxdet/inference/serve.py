@@ -29,11 +29,10 @@ except ModuleNotFoundError as error:
     message = "jaxdet serve needs starlette and uvicorn: pip install 'jaxdet[serve]'"
     raise ModuleNotFoundError(message, name=error.name) from error
 
-import jaxdet
 from jaxdet.config.limits import Limits
 from jaxdet.data.decoding import FORMATS, decode
 from jaxdet.inference.batching import Batches, Full
-from jaxdet.inference.detector import as_json
+from jaxdet.inference.detector import as_json, load
 from jaxdet.inference.drawing import draw
 from jaxdet.inference.serve_page import PAGE
 
@@ -60,7 +59,7 @@ def serve(workdir, host, port, **limits):
     with listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))  # before the compilation, which takes minutes; no connection is accepted yet
-        detector = jaxdet.load(workdir)
+        detector = load(workdir)
         app = application(detector, **limits)
         shown = f"[{host}]" if ":" in host else host
         print(f"compiled {app.state.batches.start()} shapes", flush=True)
