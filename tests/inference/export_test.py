@@ -124,7 +124,7 @@ def test_a_file_that_differs_is_not_kept(detector, tmp_path, monkeypatch):
         assert path.read_bytes() == b"nothing" and parameters_path.exists()
         raise ValueError("the exported file differs")
 
-    monkeypatch.setattr(jaxdet, "load", lambda workdir: detector, raising=False)
+    monkeypatch.setattr("jaxdet.inference.export.load", lambda workdir: detector)
     monkeypatch.setattr(export, "export_detector", lambda detector, parameters: Empty())
     monkeypatch.setattr(export, "check", wrong)
     with pytest.raises(SystemExit, match="jaxdet: the exported file differs"):

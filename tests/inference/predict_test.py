@@ -33,7 +33,7 @@ class Fixed:
 
 @pytest.fixture
 def fixed(monkeypatch):
-    monkeypatch.setattr(jaxdet, "load", lambda workdir: Fixed(), raising=False)
+    monkeypatch.setattr("jaxdet.inference.predict.load", lambda workdir: Fixed())
 
 
 def predict(*arguments):

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import jaxdet
 from jaxdet.__main__ import main
 
 NTSC = fractions.Fraction(30000, 1001)
@@ -32,7 +31,7 @@ class Brightest:
 
 @pytest.fixture(autouse=True)
 def brightest(monkeypatch):
-    monkeypatch.setattr(jaxdet, "load", lambda workdir: Brightest(), raising=False)
+    monkeypatch.setattr("jaxdet.inference.predict.load", lambda workdir: Brightest())
 
 
 def frame(i, height=96, width=160):
