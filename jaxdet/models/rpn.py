@@ -86,7 +86,7 @@ class RPN(nn.Module):
             shape = images, -1, ratios
             return (objectness(x).reshape(shape).astype(jnp.float32), deltas(x).reshape(*shape, 4).astype(jnp.float32))
 
-        images = len(pyramid[0])
+        images = pyramid[0].shape[0]  # len() refuses the symbolic batch of an export
         if index is None:
             levels = [predict(x, images) for x in pyramid]
             return (
