@@ -20,6 +20,14 @@ jaxtyping.install_import_hook(
 gc.set_threshold(20_000, 20, 100)
 
 
+@pytest.fixture(scope="module")
+def symbolic_shapes():
+    """Without the checks of shapes, for exported programs: jaxtyping cannot compare sizes that are symbols."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 @pytest.fixture(scope="session")
 def golden():
     """Folder of the small reference files that ship with the tests."""

@@ -194,7 +194,7 @@ def test_a_workdir_of_other_content_is_named(tiny_run, tmp_path, name, content):
 
 
 @pytest.fixture(scope="module")
-def exported(tiny_run):
+def exported(tiny_run, symbolic_shapes):
     """The bytes of an exported detector, which load."""
     data = bytes(export_detector(jaxdet.load(tiny_run.workdir)).serialize())
     assert jax.export.deserialize(bytearray(data)).platforms

@@ -16,6 +16,8 @@ from jaxdet.__main__ import main
 from jaxdet.inference import export
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("symbolic_shapes")
+
 DOCS = (tiny.ROOT / "docs" / "export.md").read_text()
 LOADING, PARAMETERS = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
 SIZES = [(100, 170), (150, 70), (64, 96), (9, 300), (77, 77), (1, 1), (0, 0), (243, 256)]
@@ -146,7 +148,7 @@ def test_in_bfloat16(tiny_run, tmp_path):
 
 def test_parameters_of_an_earlier_export_are_not_left_beside(tmp_path):
     (tmp_path / "f.safetensors").write_bytes(b"")
-    with pytest.raises(SystemExit, match=r"f\.safetensors is there, as of an export with --parameters-beside"):
+    with pytest.raises(SystemExit, match=r"f\.safetensors exists, from an export with --parameters-beside"):
         main(["export", "--workdir", "w", "--output", str(tmp_path / "f")])
 
 
