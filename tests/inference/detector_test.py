@@ -122,7 +122,7 @@ def test_a_tiny_or_thin_picture_is_a_picture(detector, shape):
     ],
 )
 def test_anything_else_is_refused(detector, image):
-    with pytest.raises(ValueError, match=r"an image is uint8 \[H, W, 3\] in RGB, not"):
+    with pytest.raises(ValueError, match=r"an image must be uint8 \[H, W, 3\] in RGB, not"):
         detector(image)
 
 
