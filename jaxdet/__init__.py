@@ -24,7 +24,7 @@ __all__ = ["Detector", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """`load` and `Detector` on first use, so that workers which only read pictures never import JAX."""
+    """Imports `load` and `Detector` on first use, so that workers that only read images never import JAX."""
     if name in __all__:
         from jaxdet.inference import detector
 

@@ -9,8 +9,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-# Types and shapes of arguments and results are checked in every call; int passes for float, as in mypy. Before jaxdet
-# is imported.
+# Checks types and shapes of arguments and results in every call; as in mypy, an int passes as a float.
+# Must run before jaxdet is imported.
 jaxtyping.install_import_hook(
     ["jaxdet.ops", "jaxdet.models", "jaxdet.data", "jaxdet.evaluation"],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
@@ -57,8 +57,8 @@ def tiny_data(tmp_path_factory):
 def tiny_run(tiny_data):
     """One training of `tiny.get_config`, 6 steps, that many tests look at; its workdir is not to be changed.
 
-    config, workdir; state: the final one; printed: standard output; events: "step", "logged" and "evaluated" in their
-    order, and between them the names of the functions that were compiled.
+    config, workdir; state: the final one; printed: standard output; events: "step", "logged" and "evaluated"
+    in their order, and between them the names of the functions that were compiled.
     """
     from tests import tiny
 

@@ -1,4 +1,8 @@
-"""Types of arguments that several operations take."""
+"""Types of arguments that several operations take.
+
+Axes have the names of the glossary in jaxdet/__init__.py. The size of an axis that starts with an underscore,
+such as `_H_l`, is not compared with other arrays: it differs between levels.
+"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The twelve numbers against the COCO API's published ones and against cases small enough to count by hand."""
+"""The twelve numbers against published ones of the COCO API and against small cases counted by hand."""
 
 import contextlib
 import copy
@@ -217,7 +217,7 @@ def api_numbers(truth, detections):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_numbers_equal_the_api(seed):
-    """Crowds, equal boxes and scores, areas on the bounds, empty images and categories, over 100 detections."""
+    """Crowds, equal boxes and scores, areas on bounds, empty images and categories, over 100 detections."""
     rng = np.random.default_rng(seed)
     images = rng.permutation(100)[: rng.integers(1, 10)].tolist()
     truth, detections = ground_truth([], images), []

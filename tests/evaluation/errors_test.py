@@ -66,7 +66,7 @@ def test_a_second_detection_of_a_box_is_a_duplicate():
 
 
 def test_what_each_kind_costs_counted_by_hand():
-    """One right at .5 of two boxes; before it a place, a duplicate and a background error, each in its own image."""
+    """One of two boxes is found; the others are a background, a localisation and a duplicate error."""
     boxes = truth((1, 1, BOX), (2, 1, BOX), images=(1, 2, 3))
     errors = analyse(boxes, found((3, 1, FAR, 0.9), (2, 1, HALF, 0.8), (1, 1, BOX, 0.7), (1, 1, BOX, 0.6)))
     assert errors.kinds.tolist() == ["background", "localisation", "correct", "duplicate"]
@@ -115,7 +115,7 @@ def test_a_category_without_boxes_does_not_count():
     assert errors.kinds.tolist() == ["correct", "ignored"] and errors.ap == 1
 
 
-def test_only_the_best_detections_of_a_picture_count():
+def test_only_the_best_detections_of_an_image_count():
     errors = analyse(truth((1, 1, BOX)), found((1, 1, BOX, 0.5), (1, 1, FAR, 0.9)), detections_per_image=1)
     assert errors.kinds.tolist() == ["ignored", "background"] and errors.missed.tolist() == [True]
 
@@ -169,7 +169,7 @@ def scenes(seed, crowds=False):
 
 
 def test_numbers_of_the_authors_own_toolbox():
-    """tidecv 1.0.1 on `scenes(3)` gave these, in percent: Cls, Loc, Both, Dupe, Bkg, Miss, FalsePos, FalseNeg."""
+    """Percent, from tidecv 1.0.1 on `scenes(3)`: Cls, Loc, Both, Dupe, Bkg, Miss, FalsePos, FalseNeg."""
     errors = analyse(*scenes(3))
     assert 100 * errors.ap == pytest.approx(29.445, abs=1e-3)
     expected = [1.492, 19.246, 1.221, 1.555, 5.433, 6.211, 29.961, 17.909]

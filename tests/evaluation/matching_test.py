@@ -39,7 +39,7 @@ def test_matches_counted_by_hand(iou, ignored, crowd, expected):
 
 
 def test_each_threshold_matches_for_itself():
-    """At .5 the first takes box 0, which is all that is left for the second at .8 too, where the first reaches none."""
+    """At .5 the first takes box 0. At .8 the first reaches no box, so box 0 is free for the second."""
     free = np.zeros(2, bool)
     match = match_detections(np.array([[0.75, 0.5], [0.85, 0.6]]), free, free, np.array([0.5, 0.7, 0.8]))
     assert match.tolist() == [[0, 1], [0, -1], [-1, 0]]

@@ -19,7 +19,7 @@ def split(tiny_data):
 
 
 def perfect_stages(batch, roi_head=True, images=None):
-    """What a perfect detector says of a batch, with NaN in the rows that are not valid; of no image but `images`."""
+    """Output of a perfect detector on a batch, NaN in rows that are not valid; only for `images` if given."""
     size = len(batch["image_ids"])
     found = {
         "boxes": np.full((size, ROWS, 4), np.nan, np.float32),
@@ -115,7 +115,7 @@ def test_wrong_detections_on_an_empty_image_count(split):
     assert results["roi"]["AP"] < 0.7 and results["roi"]["AR100"] == pytest.approx(1)
 
 
-def test_unreadable_pictures_are_seen_and_have_no_detections(split):
+def test_unreadable_images_are_seen_and_have_no_detections(split):
     source = pipeline.open_source(split, None)
     batches = list(pipeline.EvaluationBatches(source, split, 2, 8).read(0))
     for name in ("image_sizes", "gt_valid"):

@@ -69,7 +69,7 @@ def test_detections_lie_inside_and_are_never_empty(detector):
     assert not stages.roi.valid.all()  # at last clipping leaves little of them
 
 
-def test_pixels_outside_of_a_picture_change_nothing(detector):
+def test_pixels_outside_of_an_image_change_nothing(detector):
     batch = tiny.batch()
     noise = np.random.default_rng(9).integers(0, 256, batch["images"].shape, np.uint8)
     rows, columns = np.arange(tiny.HEIGHT)[:, None], np.arange(tiny.WIDTH)
@@ -92,7 +92,7 @@ def test_padded_rows_of_the_ground_truth_change_nothing(detector):
         assert_same(expected, detector(other))
 
 
-def test_a_slot_without_a_picture_contributes_nothing(detector):
+def test_a_slot_without_an_image_contributes_nothing(detector):
     batch = tiny.batch()
     losses, _, stages, gradient = detector(with_slots(batch, 0, None))
     # the same image twice has the same mean losses as it has alone
@@ -106,7 +106,7 @@ def test_a_slot_without_a_picture_contributes_nothing(detector):
     assert not any(found.valid.any() for found in stages)
 
 
-def test_garbage_in_a_slot_without_a_picture_changes_nothing(detector):
+def test_garbage_in_a_slot_without_an_image_changes_nothing(detector):
     """Bit for bit, whatever its pixels, boxes, labels and id are; and whatever is said to be valid in it."""
     batch = tiny.batch()
     expected = detector(with_slots(batch, 0, None))
@@ -121,7 +121,7 @@ def test_garbage_in_a_slot_without_a_picture_changes_nothing(detector):
         assert_same((expected[0], expected[2], expected[3]), (losses, stages, gradient))
 
 
-def test_a_batch_is_its_pictures_one_by_one(detector):
+def test_a_batch_is_its_images_one_by_one(detector):
     batch = tiny.batch()
     both, first, second, swapped = (
         detector(with_slots(batch, *slots)) for slots in ((0, 1), (0, None), (None, 1), (1, 0))
@@ -144,7 +144,7 @@ def test_noise_comes_from_the_key_and_the_image_id(detector):
         assert_same(other[2], detector(batch)[2])  # what it finds is no matter of chance
 
 
-def test_pictures_without_boxes(detector):
+def test_images_without_boxes(detector):
     batch = tiny.batch()
     empty = batch | {"gt_valid": np.zeros_like(batch["gt_valid"])}
     losses, metrics, _, gradient = detector(empty)

@@ -74,7 +74,7 @@ def test_batch_norm_uses_the_batch_only_where_it_may_update():
     np.testing.assert_allclose(statistics["var"], 0.9 + 0.1 * x.var((0, 1, 2)), rtol=1e-4)
 
 
-def test_group_norm_is_of_each_picture_alone():
+def test_group_norm_is_of_each_image_alone():
     x = np.random.default_rng(0).standard_normal((2, 6, 5, 8)).astype(np.float32)
     norm = Norm("group_norm")
     variables = norm.init(jax.random.key(0), x)

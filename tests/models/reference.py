@@ -1,4 +1,4 @@
-"""The published detectors of the reference values, rebuilt by the converter from their parameters' formula."""
+"""The published detectors behind the reference values, converted from the formula of their parameters."""
 
 import json
 import math
@@ -88,7 +88,7 @@ def settings(model, config):
 
 
 class Reference:
-    """One reference model: `values` (the file), `model` (ours), `variables`, and the paths of torch's names."""
+    """A reference model: `values` (the file), `model` (ours), `variables`, and the paths of torch's names."""
 
     def __init__(self, folder, name, dtype="float32"):
         self.name = name
@@ -145,9 +145,7 @@ class Reference:
         return {str(name): self.paths[name][1:] for name in self.values["train/grad_names"]}
 
     def everything(self):
-        """What goes into the ResNet and comes out of each network, stages, losses, gradient: one pass through the
-        model.
-        """
+        """The ResNet's input, each network's output, stages, losses and gradient, from one pass."""
         batch, params = self.batch(), flatten_dict(self.variables["params"])
         trainable = {path: params[path] for path in self.gradient_paths().values()}
 

@@ -1,8 +1,8 @@
-"""The whole models in bfloat16 against the libraries' float32 values: what the rounding of arithmetic may cost.
+"""The whole models in bfloat16 against the float32 values of the libraries: the cost of rounding.
 
-Every limit is about twice what a CPU showed. bfloat16 has eight bits: one rounding is .2%, and the fifty layers of a
-ResNet with its pyramid come to 1%. Where a choice depends on the order of scores, as with proposals and detections,
-near ties fall the other way, so those are compared as sets.
+Each limit is about twice the value measured on a CPU. bfloat16 has eight bits: one rounding is .2%, and the
+fifty layers of a ResNet with its pyramid come to 1%. The order of nearly equal scores may change, so
+proposals and detections are compared as sets.
 """
 
 import numpy as np

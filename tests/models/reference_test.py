@@ -99,7 +99,7 @@ def test_detections(reference, result, image):
 
 @pytest.mark.parametrize("reference", [DETECTRON2], indirect=True)  # torchvision's files have no such boxes
 @pytest.mark.parametrize("image", [0, 1])
-def test_detections_in_the_original_picture(reference, result, image):
+def test_detections_in_the_original_image(reference, result, image):
     """detectron2 scales boxes to the sizes that it is given; those that come out empty it drops."""
     z, found = reference.values, result["stages"].roi
     size = z["original_sizes"][image]
@@ -123,6 +123,6 @@ def test_gradients(reference, result):
     for name, norm, dot in zip(z["train/grad_names"], z["train/grad_norm"], z["train/grad_dot"], strict=True):
         ours, value = np.asarray(gradient[paths[name]], np.float64), params[paths[name]]
         np.testing.assert_allclose(np.linalg.norm(ours), norm, rtol=1e-3, err_msg=name)
-        # some of these sums cancel to a ten-thousandth of their terms; then rounding anywhere in the model shows
+        # some of these sums cancel to 1/10,000 of their terms, which makes any rounding visible
         atol = 1e-5 * norm * np.linalg.norm(value)
         np.testing.assert_allclose((ours * value).sum(), dot, rtol=5e-3, atol=atol, err_msg=name)

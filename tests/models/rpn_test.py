@@ -260,7 +260,7 @@ def test_losses_against_plain_numpy(by_sampled, beta):
     assert all((label == -1).sum() >= 3 for label in labels)  # between the two thresholds: in no loss
 
 
-def test_both_losses_are_over_the_samples_of_real_pictures():
+def test_both_losses_are_over_the_samples_of_real_images():
     head = rpn(samples_per_image=8)
     batch, (logits, deltas) = truth(), heads()
     anchors = head.anchors((48, 64), pyramid())

@@ -49,7 +49,7 @@ def batch(images=2, seed=0):
 
 
 def variables(model, seed=0):
-    """Parameters that no symmetry or zero of a fresh initialisation hides anything behind; made without compiling."""
+    """Random parameters, without the symmetry and zeros of a fresh initialisation; nothing is compiled."""
     shapes = jax.eval_shape(
         functools.partial(model.init, method="detect"),
         jax.random.key(0),

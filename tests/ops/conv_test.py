@@ -10,8 +10,7 @@ import pytest
 from jaxdet.ops import conv as module
 from jaxdet.ops.conv import conv2d
 
-# x [B, H, W, I], kernel [kh, kw, I, O], stride, padding: one row for each kind of convolution of the detector, and odd
-# ones.
+# x [B, H, W, I], kernel [kh, kw, I, O], stride, padding: each kind that the detector has, and unusual ones.
 CASES = {
     "3x3": ((2, 9, 8, 5), (3, 3, 5, 6), 1, None),
     "3x3, in strips": ((2, 41, 101, 16), (3, 3, 16, 16), 1, None),

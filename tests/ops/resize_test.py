@@ -32,13 +32,13 @@ def test_sizes(sides, kind):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_no_picture_has_no_size():
+def test_no_image_has_no_size():
     np.testing.assert_array_equal(resize.resized_sizes(np.zeros((2, 2), np.int32), 64, 96), 0)
 
 
 @pytest.mark.parametrize("kind", DTYPES)
-def test_pictures(kind):
-    """Larger and smaller, thin ones, one left as it is, one slot without an image; whatever lies around them."""
+def test_images(kind):
+    """Enlarged, reduced, thin and unchanged images and an empty slot, with noise around them."""
     sizes = [(60, 80), (61, 47), (40, 90), (5, 80), (1, 1), (47, 3), (160, 190), (133, 200), (0, 0)]
     resized = [(45, 60), (64, 49), (40, 90), (5, 96), (64, 64), (64, 4), (64, 76), (11, 17), (0, 0)]
     rng = np.random.default_rng(1)
@@ -55,8 +55,8 @@ def test_pictures(kind):
         if size == (0, 0):
             assert not row.any()
             continue
-        picture = image[: size[0], : size[1]]
-        expected, _, _ = transforms.resize(picture, np.zeros((0, 4), np.float32), new, kind)
+        pixels = image[: size[0], : size[1]]
+        expected, _, _ = transforms.resize(pixels, np.zeros((0, 4), np.float32), new, kind)
         expected = transforms.pad(expected, shape)
         if kind == "detectron2":
             np.testing.assert_array_equal(row, expected, err_msg=f"{size} to {new}")

@@ -82,7 +82,10 @@ def value_and_gradient(features, boxes, cotangent, settings):
 
 @functools.partial(jax.jit, static_argnums=3)
 def pyramid_value_and_gradient(features, boxes, cotangent, settings):
-    """The same of pyramid_roi_align; settings = strides, size, sampling_ratio, aligned, lowest_level, level_epsilon."""
+    """As above for pyramid_roi_align.
+
+    settings: strides, size, sampling_ratio, aligned, lowest_level, level_epsilon.
+    """
     value, pullback = jax.vjp(lambda features: pyramid_roi_align(features, boxes, *settings), features)
     return value, pullback(cotangent)[0]
 
