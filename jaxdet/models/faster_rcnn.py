@@ -185,7 +185,7 @@ def final_stage(
     boxes: Float[AnyArray, "N K 4"],
     scores: Float[AnyArray, "N K"],
     valid: Bool[AnyArray, " N"],
-    image_size: Int[AnyArray, "2"],
+    image_size: Num[AnyArray, "2"] | tuple[ScalarLike, ScalarLike],
     *,
     score_threshold: ScalarLike,
     nms_iou: ScalarLike,

@@ -1,17 +1,18 @@
 """The anchors of a feature pyramid."""
 
 from collections.abc import Sequence
+from typing import Any, SupportsIndex
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32
+from jaxtyping import Array, Float32, ScalarLike
 
 
 def pyramid_anchors(
-    feature_shapes: Sequence[Sequence[int]],
-    strides: Sequence[Sequence[int]],
-    sizes: Sequence[float],
-    ratios: Sequence[float],
+    feature_shapes: Sequence[Sequence[SupportsIndex]] | np.ndarray,
+    strides: Sequence[Sequence[SupportsIndex]] | np.ndarray,
+    sizes: Sequence[ScalarLike] | np.ndarray,
+    ratios: Sequence[ScalarLike] | np.ndarray,
     rounded: bool = False,
 ) -> tuple[Float32[Array, "_A_l 4"], ...]:
     """Anchors of all levels: a tuple of float32 [H*W*R, 4], x1 y1 x2 y2 in pixels, in the order y, x, ratio.
@@ -31,7 +32,7 @@ def pyramid_anchors(
     )
 
 
-def _cell_anchors(size: float, ratios: Sequence[float], rounded: bool) -> Float32[np.ndarray, "R 4"]:
+def _cell_anchors(size: Any, ratios: Any, rounded: bool) -> Float32[np.ndarray, "R 4"]:
     """The R anchors of one cell [R, 4], around the origin."""
     height_factors = np.sqrt(np.asarray(ratios, np.float32))
     heights, widths = height_factors * np.float32(size), (1 / height_factors) * np.float32(size)
@@ -39,9 +40,7 @@ def _cell_anchors(size: float, ratios: Sequence[float], rounded: bool) -> Float3
     return np.round(cell) if rounded else cell
 
 
-def _level_anchors(
-    shape: Sequence[int], stride: Sequence[int], cell: Float32[np.ndarray, "R 4"]
-) -> Float32[Array, "A_l 4"]:
+def _level_anchors(shape: Any, stride: Any, cell: Float32[np.ndarray, "R 4"]) -> Float32[Array, "A_l 4"]:
     # Built from two short ranges, so that the compiled program holds no large constants.
     ys, xs = (jnp.arange(n, dtype=jnp.float32) * step for n, step in zip(shape, stride, strict=True))
     ys, xs = jnp.broadcast_arrays(ys[:, None], xs[None, :])

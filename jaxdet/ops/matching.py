@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int32, ScalarLike
+from jaxtyping import Array, Bool, Float, Int32, Num, ScalarLike
 
 from jaxdet.ops.boxes import iou as pairwise_iou
 from jaxdet.ops.types import AnyArray
@@ -49,9 +49,9 @@ def match(
 
 
 def match_boxes(
-    gt_boxes: Float[AnyArray, "G 4"],
+    gt_boxes: Num[AnyArray, "G 4"],
     gt_valid: Bool[AnyArray, " G"],
-    anchors: Float[AnyArray, "A 4"],
+    anchors: Num[AnyArray, "A 4"],
     low: ScalarLike,
     high: ScalarLike,
     allow_low_quality: bool,

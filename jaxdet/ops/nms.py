@@ -3,15 +3,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Int32, ScalarLike
+from jaxtyping import Array, Bool, Int, Int32, Num, ScalarLike
 
 from jaxdet.ops.boxes import iou
 from jaxdet.ops.types import AnyArray
 
 
 def nms(
-    boxes: Float[AnyArray, "N 4"],
-    scores: Float[AnyArray, " N"],
+    boxes: Num[AnyArray, "N 4"],
+    scores: Num[AnyArray, " N"],
     valid: Bool[AnyArray, " N"],
     iou_threshold: ScalarLike,
     count: int,
@@ -29,8 +29,8 @@ def nms(
 
 @jax.named_scope("nms")
 def class_nms(
-    boxes: Float[AnyArray, "N 4"],
-    scores: Float[AnyArray, " N"],
+    boxes: Num[AnyArray, "N 4"],
+    scores: Num[AnyArray, " N"],
     classes: Int[AnyArray, " N"],
     valid: Bool[AnyArray, " N"],
     iou_threshold: ScalarLike,

@@ -37,7 +37,7 @@ PerPixel = ScalarLike | Sequence[ScalarLike] | Num[AnyArray, "2"]  # one number 
 
 
 def box_levels(
-    boxes: Float[AnyArray, "*B 4"], lowest: int = 2, highest: int = 5, level_epsilon: float = 0.0
+    boxes: Num[AnyArray, "*B 4"], lowest: int = 2, highest: int = 5, level_epsilon: float = 0.0
 ) -> Int32[Array, "*B"]:
     """Level of each box: floor(4 + log2(sqrt(area) / 224) + level_epsilon), clamped to lowest..highest.
 
@@ -56,7 +56,7 @@ def box_levels(
 
 def roi_align(
     features: Float[AnyArray, "H W C"],
-    boxes: Float[AnyArray, "N 4"],
+    boxes: Num[AnyArray, "N 4"],
     scale: PerPixel,
     size: int = 7,
     sampling_ratio: int = 2,
@@ -77,7 +77,7 @@ def roi_align(
 
 def pyramid_roi_align(
     features: Sequence[Float[AnyArray, "_H_l _W_l C"]],
-    boxes: Float[AnyArray, "N 4"],
+    boxes: Num[AnyArray, "N 4"],
     strides: Sequence[PerPixel],
     size: int = 7,
     sampling_ratio: int = 2,
@@ -100,7 +100,7 @@ def pyramid_roi_align(
 @jax.named_scope("roi_align")
 def _align(
     features: Levels,
-    boxes: Float[AnyArray, "N 4"],
+    boxes: Num[AnyArray, "N 4"],
     level: Int32[Array, " N"],
     scales: Sequence[PerPixel],
     size: int,
@@ -113,7 +113,7 @@ def _align(
 
 def _box_taps(
     shapes: Shapes,
-    boxes: Float[AnyArray, "N 4"],
+    boxes: Num[AnyArray, "N 4"],
     level: Int32[Array, " N"],
     scales: Sequence[PerPixel],
     size: int,

@@ -149,7 +149,7 @@ def test_the_output_may_lie_in_what_is_given_or_around_it(tmp_path, monkeypatch,
     around, failed = predicting.find([given], pathlib.Path("."))
     assert "in/a.png" in around and not failed
     files, failed = predicting.find(["in"], pathlib.Path("in"))
-    assert not files and "is the output folder too" in failed[0]
+    assert not files and "is also the output folder" in failed[0]
 
 
 def test_only_bad_pictures(fixed, tmp_path):
@@ -165,11 +165,17 @@ def test_no_run(tmp_path):
         predict("--workdir", tmp_path, "street.png")
 
 
-@pytest.mark.parametrize("arguments", [[], ["predict"], ["predict", "--workdir", "w"], ["nothing"]])
+@pytest.mark.parametrize("arguments", [["predict"], ["predict", "--workdir", "w"], ["nothing"]])
 def test_wrong_arguments(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2 and "usage: jaxdet" in capsys.readouterr().err
+
+
+def test_without_arguments_the_commands_are_listed(capsys):
+    main([])
+    printed = capsys.readouterr().out
+    assert "usage: jaxdet" in printed and "predict" in printed and "evaluate" in printed
 
 
 def test_version_and_public_names():

@@ -192,7 +192,7 @@ def test_nothing_to_be_found(tmp_path):
     with pytest.raises(SystemExit) as stop:
         predict(tmp_path, tmp_path / "empty", tmp_path / "*.jpg")
     assert f"{tmp_path / 'empty'}: no images or videos in this folder" in str(stop.value)
-    assert f"{tmp_path / '*.jpg'}: no file fits this pattern" in str(stop.value)
+    assert f"{tmp_path / '*.jpg'}: no file matches this pattern" in str(stop.value)
 
 
 def test_a_detector_that_finds_nothing_draws_nothing(tmp_path, monkeypatch):

@@ -105,7 +105,7 @@ def test_a_training_starts_there(tiny_run, tmp_path, capsys):
     with tiny.shared_executables(config), stop, pytest.raises(SystemExit):
         loop.train(config, tmp_path / "run")
     assert f"arrays loaded from {tiny_run.workdir}" in capsys.readouterr().out
-    checkpoints = Checkpoints(tmp_path / "run", read_only=True)
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", read_only=True)
     assert checkpoints.latest_step() == 1
     before, after = (
         trainable["rpn_head"]["conv0"]["kernel"]

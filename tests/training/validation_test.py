@@ -131,7 +131,7 @@ def test_categories_and_classes_must_agree():
         validation.check_categories(config, three, tiny.CATEGORIES)
     config.model.num_classes = 3
     validation.check_categories(config, three, [category | {"id": 0} for category in tiny.CATEGORIES])
-    with pytest.raises(ValueError, match="are bicycle, person, dog, in training dog, person, bicycle"):
+    with pytest.raises(ValueError, match="are bicycle, person, dog, but in training dog, person, bicycle"):
         validation.check_categories(config, three, tiny.CATEGORIES[::-1])
 
 
