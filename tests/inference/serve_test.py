@@ -223,7 +223,7 @@ def test_what_is_refused_takes_no_place_while_it_is_read_to_its_end(client):
 
 
 def test_pixels_that_pillow_refuses(detector, monkeypatch):
-    with pytest.raises(ValueError, match=r"--max-pixels is 90000000; but Pillow decodes at most 89478485 pixels"):
+    with pytest.raises(ValueError, match=r"--max-pixels is 90000000, but Pillow decodes at most 89478485 pixels"):
         serve.application(detector, max_pixels=90_000_000)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     serve.application(detector, max_pixels=90_000_000)
