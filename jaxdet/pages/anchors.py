@@ -71,7 +71,7 @@ def level_anchors(model, shape):
     pyramid = jax.eval_shape(
         lambda: network.init_with_output(jax.random.key(0), images, jnp.zeros((1, 2), jnp.int32), method="features")[0]
     )
-    anchors = RPN(**model.rpn).anchors(shape, pyramid)
+    anchors = jax.jit(lambda: RPN(**model.rpn).anchors(shape, pyramid))()  # op by op is slower
     return [np.asarray(level).reshape(*cells.shape[1:3], -1, 4) for level, cells in zip(anchors, pyramid, strict=True)]
 
 
