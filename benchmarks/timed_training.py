@@ -16,7 +16,6 @@ import subprocess
 import sys
 
 from jaxdet.data import pipeline
-from jaxdet.runs.checkpoint import Checkpoints
 from jaxdet.runs.workdir import Workdir
 from jaxdet.training.preemption import PREEMPTED
 
@@ -60,9 +59,10 @@ def train(command, seconds):
 def numbers(workdir):
     """Steps, epochs, milliseconds a step and AP of a run after eval.py, as a dict."""
     workdir = Workdir(workdir)
-    config, results = workdir.config(), json.loads(workdir.results_file.read_text())
-    lines = workdir.metrics()
-    steps = Checkpoints(workdir.checkpoints, read_only=True).latest_step()
+    config = workdir.config()
+    lines = [line for line in workdir.metrics() if "step_time" in line]  # others are evaluations
+    results = json.loads(workdir.results_file.read_text())
+    steps = workdir.best_step()  # the newest, since none was evaluated
     images = len(pipeline.open_source(config.data.train, config.data.categories or None))
     return {
         "steps": steps,
