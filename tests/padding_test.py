@@ -15,6 +15,7 @@ from jaxdet.ops.matching import match
 from jaxdet.ops.nms import class_nms, nms
 from jaxdet.ops.roi_align import pyramid_roi_align, roi_align
 from jaxdet.ops.sampling import sample
+from jaxdet.ops.windows import windows
 from tests.models import tiny
 
 ROWS, REAL = 12, 7
@@ -70,6 +71,7 @@ CASES = {
         None,
         (),
     ),
+    "windows": (lambda cells: windows(FEATURES, 99 * cells, 3), [LABELS], real_rows, ()),
     "nms": (lambda b, s: nms(b, s[:, 0], VALID, 0.5, 6), [BOXES, SCORES], None, ()),
     "class_nms": (
         lambda b, s, c: class_nms(b, s[:, 0], c, VALID, 0.5, 6),
