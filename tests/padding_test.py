@@ -15,6 +15,7 @@ from jaxdet.ops.matching import match
 from jaxdet.ops.nms import class_nms, nms
 from jaxdet.ops.roi_align import pyramid_roi_align, roi_align
 from jaxdet.ops.sampling import sample
+from jaxdet.ops.windows import windows
 from tests.models import tiny
 
 ROWS, REAL = 12, 7
@@ -64,7 +65,13 @@ CASES = {
     "encode": (lambda b: box_ops.encode(b, OTHERS[:ROWS]), [BOXES], real_rows, (0,)),
     "decode": (lambda d, b: box_ops.decode(d[:, 0], b), [DELTAS, BOXES], real_rows, (0,)),
     "match": (lambda b: match(box_ops.iou(b, OTHERS), VALID, 0.3, 0.7, True), [BOXES], None, ()),
-    "sample": (lambda label: sample(jax.random.key(3), jnp.where(VALID, label % 2, -1), 8, 0.5), [LABELS], None, ()),
+    "sample": (
+        lambda label: sample(jax.random.key(3), jnp.where(VALID, label % 2, -1), 8, 0.5),
+        [LABELS],
+        None,
+        (),
+    ),
+    "windows": (lambda cells: windows(FEATURES, 99 * cells, 3), [LABELS], real_rows, ()),
     "nms": (lambda b, s: nms(b, s[:, 0], VALID, 0.5, 6), [BOXES, SCORES], None, ()),
     "class_nms": (lambda b, s, c: class_nms(b, s[:, 0], c, VALID, 0.5, 6), [BOXES, SCORES, LABELS], None, ()),
     "roi_align": (lambda b: roi_align(FEATURES[0], b, 0.25), [BOXES], real_rows, ()),

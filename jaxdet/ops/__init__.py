@@ -11,6 +11,7 @@ the images of a batch. Most functions take NumPy arrays as well as JAX arrays.
     nms        greedy non-maximum suppression, over all boxes or class by class
     roi_align  bilinear crops of one feature map or of a pyramid
     losses     the losses of the two stages
+    windows    windows of a feature pyramid around chosen cells
     conv       convolutions in the form that is fastest on the platform
     windows    windows of feature maps around chosen cells
     resize     resizing inside a compiled program
