@@ -65,12 +65,7 @@ CASES = {
     "encode": (lambda b: box_ops.encode(b, OTHERS[:ROWS]), [BOXES], real_rows, (0,)),
     "decode": (lambda d, b: box_ops.decode(d[:, 0], b), [DELTAS, BOXES], real_rows, (0,)),
     "match": (lambda b: match(box_ops.iou(b, OTHERS), VALID, 0.3, 0.7, True), [BOXES], None, ()),
-    "sample": (
-        lambda label: sample(jax.random.key(3), jnp.where(VALID, label % 2, -1), 8, 0.5),
-        [LABELS],
-        None,
-        (),
-    ),
+    "sample": (lambda label: sample(jax.random.key(3), jnp.where(VALID, label % 2, -1), 8, 0.5), [LABELS], None, ()),
     "windows": (lambda cells: windows(FEATURES, 99 * cells, 3), [LABELS], real_rows, ()),
     "nms": (lambda b, s: nms(b, s[:, 0], VALID, 0.5, 6), [BOXES, SCORES], None, ()),
     "class_nms": (lambda b, s, c: class_nms(b, s[:, 0], c, VALID, 0.5, 6), [BOXES, SCORES, LABELS], None, ()),
