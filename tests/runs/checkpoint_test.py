@@ -162,8 +162,9 @@ def test_a_damaged_checkpoint_is_named(tmp_path, name, share):
         checkpoints.save(step, state(step))
     checkpoints.close()
     damaged = list((tmp_path / "checkpoints" / "5").rglob(name))
-    if not damaged:
-        pytest.skip(f"this Orbax writes no {name}")
+    if name == "commit_success.txt" and not damaged:
+        pytest.skip("Orbax before 0.12.3 writes no such file")
+    assert damaged
     for path in damaged:
         os.truncate(path, int(path.stat().st_size * share))
     checkpoints = Checkpoints(tmp_path / "checkpoints")
