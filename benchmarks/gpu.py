@@ -79,7 +79,7 @@ def parts(options):
         models += ["-k", "resnet18"]
         speed += ["--height=256", "--width=320", "--repeats=1"]
         trace += ["--height=256", "--width=320", "--batch=2", "--steps=2"]
-        training += ["--config.model.backbone.width=16", "--config.data.val.limit=8"]
+        training += ["--config.model.backbone.width=16", "--config.data.val.limit=40"]
         service += ["--requests=40", "--different=6"]
     if (work / "training" / "eval.json").exists():
         services = [[*service, f"--workdir={work / 'training'}"]]

@@ -15,9 +15,8 @@ import statistics
 import subprocess
 import sys
 
-from jaxdet.config.checks import load_config
 from jaxdet.data import pipeline
-from jaxdet.runs.checkpoint import Checkpoints
+from jaxdet.runs.workdir import Workdir
 from jaxdet.training.preemption import PREEMPTED
 
 # More steps than there will be time for; none of them is evaluated, and only the last is saved.
@@ -59,9 +58,11 @@ def train(command, seconds):
 
 def numbers(workdir):
     """Steps, epochs, milliseconds a step and AP of a run after eval.py, as a dict."""
-    config, results = load_config(workdir), json.loads((workdir / "eval.json").read_text())
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    steps = Checkpoints(workdir, read_only=True).latest_step()
+    workdir = Workdir(workdir)
+    config = workdir.config()
+    lines = [line for line in workdir.metrics() if "step_time" in line]  # others are evaluations
+    results = json.loads(workdir.results_file.read_text())
+    steps = workdir.best_step()  # the newest, since none was evaluated
     pictures = len(pipeline.open_source(config.data.train, config.data.categories or None))
     return {
         "steps": steps,
@@ -81,13 +82,13 @@ def main():
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
     parser.add_argument("--config", default="configs/person_small.py")
     parser.add_argument("--seconds", type=float, default=240)
-    parser.add_argument("--evaluation", type=float, default=60, help="seconds of them for eval.py (default: 60)")
+    parser.add_argument("--evaluation", type=float, default=80, help="seconds of them for eval.py (default: 80)")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there as well")
     options, overrides = parser.parse_known_args()
     flags = [f"--config={options.config}", f"--workdir={options.workdir}", *data_flags(options.data)]
     flags += [f"--config.{key}={value}" for key, value in RECIPE.items()] + overrides
     train([sys.executable, "train.py", *flags], options.seconds - options.evaluation)
-    subprocess.run([sys.executable, "eval.py", "--pictures=0", *flags], check=True)
+    subprocess.run([sys.executable, "eval.py", "--images=0", *flags], check=True)
     found = numbers(options.workdir)
     print(
         f"{found['steps']} steps, {found['epochs']:.1f} epochs of {found['step_ms']:.1f} ms a step: "

@@ -3,10 +3,11 @@
     python -m benchmarks.trace --batch 16                              on a GPU
     python -m benchmarks.trace --batch 2 --height 256 --width 320      on a CPU
 
-The device's events carry the instruction of the compiled program that they ran, the program says which operation of the
-source each instruction comes from, and that name holds the modules and scopes around it. A fused kernel counts as the
-operation it ends with. `idle` is the time in which the device ran nothing; where it runs several kernels at a time the
-parts are more than the step. The trace itself stays in --folder, for TensorBoard or Perfetto.
+The events of the device name the instruction of the compiled program that they ran. The program says which operation
+of the source each instruction comes from, and that name holds the modules and scopes around it. A fused kernel counts
+for the operation it ends with. `idle` is the time in which the device ran nothing. On a CPU it includes what an
+operation leaves to other threads, which is much in bfloat16. If a device runs several kernels at a time, the
+parts add up to more than the step. The trace itself stays in --folder, for TensorBoard or Perfetto.
 """
 
 import argparse
