@@ -82,7 +82,7 @@ def main():
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
     parser.add_argument("--config", default="configs/person_small.py")
     parser.add_argument("--seconds", type=float, default=240)
-    parser.add_argument("--evaluation", type=float, default=60, help="seconds of them for eval.py (default: 60)")
+    parser.add_argument("--evaluation", type=float, default=80, help="seconds of them for eval.py (default: 80)")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there as well")
     options, overrides = parser.parse_known_args()
     flags = [f"--config={options.config}", f"--workdir={options.workdir}", *data_flags(options.data)]
