@@ -9,7 +9,7 @@ from jaxdet.ops.types import AnyArray
 
 
 def windows(
-    levels: Sequence[Float[Array, "_H_l _W_l C"]], cells: Int[AnyArray, " N"], size: int
+    levels: Sequence[Float[AnyArray, "_H_l _W_l C"]], cells: Int[AnyArray, " N"], size: int
 ) -> Float[Array, "N size size C"]:
     """The `size` x `size` neighbours of each chosen cell, zeros outside its map.
 
@@ -27,6 +27,6 @@ def windows(
         x = (here % width)[:, None, None] + around
         inside = inside[:, None, None] & (y >= 0) & (y < height) & (x >= 0) & (x < width)
         y = jnp.where(inside, y, height)  # outside the map, so nothing is read
-        total += features.at[y, x].get(mode="fill", fill_value=0)
+        total += jnp.asarray(features).at[y, x].get(mode="fill", fill_value=0)
         first += height * width
     return total
