@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -44,6 +45,17 @@ def test_gradients_of_windows_that_share_cells():
     expected = np.zeros((sum(height * width for height, width in SHAPES), 3))
     np.add.at(expected, origin[origin >= 0], cotangent[origin >= 0])
     np.testing.assert_allclose(np.concatenate([x.reshape(-1, 3) for x in found]), expected, atol=1e-6)
+
+
+def test_gradients_in_bfloat16_are_summed_in_float32():
+    """Rounded once, not after each window."""
+    cells = np.full(64, 10)
+    maps = tuple(jnp.asarray(x, jnp.bfloat16) for x in levels())
+    cotangent = jnp.asarray(np.random.default_rng(1).uniform(0.5, 1, (64, 1, 1, 3)), jnp.bfloat16)
+    found = jax.jit(lambda maps: jax.vjp(lambda maps: windows(maps, cells, 1), maps)[1](cotangent)[0])(maps)
+    assert {x.dtype for x in found} == {jnp.dtype(jnp.bfloat16)}
+    expected = np.asarray(cotangent, np.float64).sum((0, 1, 2))
+    np.testing.assert_allclose(np.asarray(found[0], np.float64)[1, 3], expected, rtol=2**-8)
 
 
 def test_under_vmap_and_with_nan_elsewhere():
