@@ -23,7 +23,7 @@ demo: $(READY)
 test: lint
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal $(PYTEST_FLAGS)
 
-# A few minutes: what another Python or other versions of the libraries break first.
+# A few minutes: the tests that break first under another Python or other versions of the libraries.
 test-short: $(READY)
 	$(BIN)/python -m pytest -m "not slow" $(SHORT) $(PYTEST_FLAGS)
 
@@ -38,8 +38,8 @@ torture: $(READY)
 	$(BIN)/python faults/kills.py --kills 100 --workdir $(RUNS)/torture/kills
 	$(BIN)/python faults/data_scale.py --workdir $(RUNS)/torture/scale
 
-# What a GPU is asked, on a machine without a network: with its own Python, and wheels from $(WHEELS) for what that lacks.
-# docs/performance.md says what comes of it; gpu-wheels fills the folder beforehand, where there is a network.
+# Checks and benchmarks on a GPU, for a machine without a network. It uses the machine's own Python, and installs missing
+# packages from $(WHEELS), which gpu-wheels fills beforehand. docs/performance.md has the results.
 gpu:
 	$(PYTHON) -m benchmarks.gpu --wheels $(WHEELS) --output $(RUNS)/gpu $(GPU_FLAGS)
 

@@ -1,4 +1,4 @@
-"""What of a wheel pyproject.toml cannot say: its packages, and which lines of requirements.txt are optional."""
+"""The packages and requirements of the wheel. pyproject.toml cannot mark lines of requirements.txt as optional."""
 
 import pathlib
 import re

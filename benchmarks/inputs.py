@@ -6,7 +6,7 @@ SIZE = (800, 1088)
 STRIDES = (4, 8, 16, 32)
 
 
-def pictures(count, height, width):
+def images(count, height, width):
     """uint8 [count, height, width, 3]: noise."""
     return np.random.default_rng(0).integers(0, 256, (count, height, width, 3), np.uint8)
 

@@ -28,7 +28,7 @@ from jaxdet.data.synthetic.scenes import SyntheticPeople
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True)
-    parser.add_argument("--pictures", type=int, default=160, help="how many to read in each round, at least")
+    parser.add_argument("--images", type=int, default=160, help="how many to read in each round, at least")
     parser.add_argument("--rounds", type=int, default=7, help="how often")
     parser.add_argument("--drawn", type=int, help="so many drawn JPEGs of 480x640 in place of the config's data")
     options, overrides = parser.parse_known_args()
@@ -39,10 +39,10 @@ def main():
             draw(pathlib.Path(folder), options.drawn)
             config.data.categories = ("person",)
             config.data.train.update(source="coco", images=folder, annotations=f"{folder}/annotations.json")
-        measure(config, options.pictures, options.rounds)
+        measure(config, options.images, options.rounds)
 
 
-def measure(config, pictures, rounds):
+def measure(config, images, rounds):
     source = pipeline.open_source(config.data.train, config.data.categories or None)
     files = source.source if isinstance(source, pipeline.Subset) else source
     if not isinstance(files, CocoSource):
@@ -50,7 +50,7 @@ def measure(config, pictures, rounds):
     path = dict(zip(files.image_ids.tolist(), files.file_names, strict=True))
     size, split = config.train.batch_size, config.data.train
     batches = pipeline.TrainingBatches(source, split, config.seed, size, pipeline.max_boxes(source))
-    steps = -(-pictures // size)
+    steps = -(-images // size)
     seconds = {"floor": [], "pipeline": []}
     for start in range(0, rounds * steps, steps):
         work = []

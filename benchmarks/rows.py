@@ -32,7 +32,7 @@ def infer(height, width, batch=1, dtype="float32"):
     config = person.get_config()
     config.model.dtype = dtype
     model = FasterRCNN(**config.model)
-    images = jax.device_put(inputs.pictures(batch, height, width))
+    images = jax.device_put(inputs.images(batch, height, width))
     sizes = np.full((batch, 2), (height, width), np.int32)
     variables = jax.jit(lambda: model.init(jax.random.key(0), images, sizes, method="detect"))()
     detect = jax.jit(lambda variables, images: model.apply(variables, images, sizes, method="detect"))
@@ -44,8 +44,8 @@ def training_step(height, width, batch, dtype):
     config = person.get_config()
     config.model.dtype = dtype
     model, update = FasterRCNN(**config.model), optimizer(config)
-    pictures = {
-        "images": inputs.pictures(batch, height, width),
+    example = {
+        "images": inputs.images(batch, height, width),
         "image_sizes": np.full((batch, 2), (height, width), np.int32),
         "gt_boxes": inputs.true_boxes(batch, 8, height, width),
         "gt_labels": np.zeros((batch, 8), np.int32),
@@ -59,15 +59,15 @@ def training_step(height, width, batch, dtype):
     step = functools.partial(train_step, model=model, optimizer=update, config=config)
     step = jax.jit(step, donate_argnums=(0,), out_shardings=everywhere)
     state = jax.jit(lambda: create_state(model, update, config), out_shardings=everywhere)()
-    return step, state, jax.device_put(pictures, everywhere)
+    return step, state, jax.device_put(example, everywhere)
 
 
 def train(height, width, batch=2, dtype="float32"):
-    step, state, pictures = training_step(height, width, batch, dtype)
+    step, state, example = training_step(height, width, batch, dtype)
 
     def run():
         nonlocal state
-        state, metrics = step(state, pictures)
+        state, metrics = step(state, example)
         jax.block_until_ready((state, metrics))
 
     return run

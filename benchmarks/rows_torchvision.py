@@ -55,9 +55,9 @@ def _model(height, width):
     return model
 
 
-def _pictures(count, height, width):
-    pictures = torch.from_numpy(inputs.pictures(count, height, width)).to(DEVICE)
-    return list(pictures.permute(0, 3, 1, 2).float() / 255)
+def _images(count, height, width):
+    images = torch.from_numpy(inputs.images(count, height, width)).to(DEVICE)
+    return list(images.permute(0, 3, 1, 2).float() / 255)
 
 
 def _check_proposals(rpn, given, output):
@@ -68,20 +68,20 @@ def _check_proposals(rpn, given, output):
 
 
 def infer(height, width, batch=1, dtype="float32"):
-    model, pictures = _model(height, width).eval(), _pictures(batch, height, width)
+    model, images = _model(height, width).eval(), _images(batch, height, width)
     model.rpn.register_forward_hook(_check_proposals)
 
     @_finish
     @torch.inference_mode()
     def run():
         with _cast(dtype):
-            model(pictures)
+            model(images)
 
     return run
 
 
 def train(height, width, batch=2, dtype="float32"):
-    model, pictures = _model(height, width).train(), _pictures(batch, height, width)
+    model, images = _model(height, width).train(), _images(batch, height, width)
     labels = torch.ones(8, dtype=torch.int64, device=DEVICE)
     boxes = torch.from_numpy(inputs.true_boxes(batch, 8, height, width)).to(DEVICE)
     targets = [{"boxes": each, "labels": labels} for each in boxes]
@@ -92,7 +92,7 @@ def train(height, width, batch=2, dtype="float32"):
     def run():
         optimizer.zero_grad()
         with _cast(dtype):
-            loss = sum(model(pictures, targets).values())
+            loss = sum(model(images, targets).values())
         loss.backward()
         optimizer.step()
 

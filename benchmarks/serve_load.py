@@ -1,6 +1,6 @@
 """The service under load: many requests at a time from another process, broken ones among them.
 
-    python -m benchmarks.serve_load --workdir runs/person --pictures DIR
+    python -m benchmarks.serve_load --workdir runs/person --images DIR
 
 Starts `python -m jaxdet serve` and sends images (drawn scenes where none are given), a share of them as something that
 no image is: no image, cut in half, 100 megapixels declared, a wrong type, a client that stops in the middle of its
@@ -41,7 +41,7 @@ ERRORS = {
 }
 
 
-def pictures(folder, count):
+def encoded_images(folder, count):
     """Encoded images: the first of a folder, or drawn scenes of both orientations."""
     if folder:
         return [path.read_bytes() for path in sorted(pathlib.Path(folder).glob("*.jpg"))[:count]]
@@ -149,7 +149,7 @@ def answers_at(detector, image, sizes):
     return [detector.finish([part[0] for part in parts], scales, image.shape[:2]) for parts in found]
 
 
-def pictures_a_second(detector, images):
+def images_a_second(detector, images):
     """Of the detector by itself, one image after the other, decoded already."""
     started = time.perf_counter()
     for image in images:
@@ -185,7 +185,7 @@ def wrong_answers(answers, expected, labels):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", required=True)
-    parser.add_argument("--pictures", metavar="DIR", help="folder of .jpg files (default: drawn scenes)")
+    parser.add_argument("--images", metavar="DIR", help="folder of .jpg files (default: drawn scenes)")
     parser.add_argument("--different", type=int, default=40, help="different images (default: 40)")
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--concurrency", type=int, default=32)
@@ -194,12 +194,12 @@ def main():
     parser.add_argument("--body-seconds", type=float, default=3)
     parser.add_argument("--json", metavar="FILE", help="write the numbers there as well")
     options = parser.parse_args()
-    encoded = pictures(options.pictures, options.different)
+    encoded = encoded_images(options.images, options.different)
     detector = jaxdet.load(options.workdir)
     images = [decode(body) for body in encoded]
     sizes = Batches(detector, options.batch_size, waiting=0).sizes
     expected = [answers_at(detector, image, sizes) for image in images]
-    alone = [pictures_a_second(detector, images)]
+    alone = [images_a_second(detector, images)]
     settings = {name: getattr(options, name) for name in ("workdir", "batch_size", "body_seconds")}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     command = [sys.executable, "-m", "jaxdet", "serve", "--port=0", "--answer-seconds=120", *flags]
@@ -218,7 +218,7 @@ def main():
             code = process.wait(60)
         finally:
             process.kill()
-    alone.append(pictures_a_second(detector, images))
+    alone.append(images_a_second(detector, images))
     labels = [category["name"] for category in detector.categories]
     wrong, worst = wrong_answers(answers, expected, labels)
     good = sum(kind not in ERRORS for kind, *_ in answers)
@@ -237,7 +237,7 @@ def main():
     )
     print(f"told to end with {sent} requests on their way: {answered} answered, exit code {code}")
     if options.json:
-        numbers = {"pictures_per_s": good / seconds, "alone_per_s": alone, "answers": len(answers)}
+        numbers = {"images_per_s": good / seconds, "alone_per_s": alone, "answers": len(answers)}
         numbers |= {"wrong": len(wrong), "difference": worst, "memory_mib": most}
         pathlib.Path(options.json).write_text(json.dumps(numbers, indent=2))
     sys.exit(bool(wrong) or answered != sent or code != 0)

@@ -1,10 +1,10 @@
-"""A training for a given time on real images, and the AP that it comes to: as many epochs as fit.
+"""Trains for a given time on real images, and evaluates the result.
 
     python -m benchmarks.timed_training --data DIR --seconds 240 --workdir runs/timed [--config.any.key=value]
 
-DIR holds train.json and val.json (COCO) with their images in train/ and val/. train.py gets a signal to end,
---evaluation seconds before the time is over, and eval.py takes the rest. How many steps there are shows only then, so
-the rate stays as it is after its warmup, and the averaged parameters stand for what a cosine would do.
+DIR holds train.json and val.json (COCO) with their images in train/ and val/. train.py gets a signal to end
+--evaluation seconds before time is up, and eval.py takes the rest. The number of steps is not known beforehand, so
+the learning rate is constant after the warmup, and averaged parameters replace its decay.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def data_flags(data):
 
 
 def train(command, seconds):
-    """Runs train.py and tells it to end after so many seconds. Raises ValueError where it did not train until then."""
+    """Runs train.py and signals it to end after so many seconds. Raises ValueError if it failed or made no step."""
     with subprocess.Popen(command) as process:
         try:
             code = process.wait(seconds)

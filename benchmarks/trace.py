@@ -1,12 +1,12 @@
-"""Where the time of a training step goes: a profiler trace of person.py's, reduced to a table of its parts.
+"""Where the time of a training step of person.py goes: a profiler trace, reduced to a table.
 
     python -m benchmarks.trace --batch 16                              on a GPU
     python -m benchmarks.trace --batch 2 --height 256 --width 320      on a CPU
 
-The events of the device name the instruction of the compiled program that they ran. The program says which operation
-of the source each instruction comes from, and that name holds the modules and scopes around it. A fused kernel counts
-for the operation it ends with. `idle` is the time in which the device ran nothing. On a CPU it includes what an
-operation leaves to other threads, which is much in bfloat16. If a device runs several kernels at a time, the
+Each event of the device names an instruction of the compiled program, and the program names the operation of the source
+that each instruction comes from, with the modules and scopes around it. A fused kernel counts for the operation it ends
+with. `idle` is the time in which the device ran nothing. On a CPU it includes work that an operation leaves to other
+threads, which is much in bfloat16. If a device runs several kernels at a time, the
 parts add up to more than the step. The trace itself stays in --folder, for TensorBoard or Perfetto.
 """
 
@@ -23,7 +23,7 @@ from benchmarks import rows
 
 # row of the table -> what the name of its operations matches; the first that does counts
 PARTS = {
-    "optimiser": r"\boptimizer\b",
+    "optimizer": r"\boptimizer\b",
     "stage 2": r"\bstage2_",
     "stage 3": r"\bstage3_",
     "stage 4": r"\bstage4_",
@@ -38,7 +38,7 @@ PARTS = {
     "RoIAlign": r"\broi_align\b",
     "box head": r"\bbox_head\b",
     "losses": r"\bFasterRCNN\._losses\b",
-    "pictures": r"\bFasterRCNN\.features\b",
+    "images": r"\bFasterRCNN\.features\b",
     "other": "",
 }
 LARGEST = 20  # instructions that are listed by themselves
@@ -117,7 +117,7 @@ def reduce(events, names, steps):
     """The table of a trace of `steps` steps: Chrome trace events, and instruction -> operation -> dict for JSON.
 
     step_ms and idle_ms of one step, `parts` {row: {"forward_ms", "backward_ms"}} likewise, `largest` the instructions
-    that took most. Raises ValueError where the trace holds nothing that a device ran.
+    that took most. Raises ValueError if the trace has no event of a device.
     """
     events = device_events(events)
     if not events:
@@ -184,12 +184,12 @@ def main():
     parser.add_argument("--folder", default="runs/trace", help="for the trace itself (default: runs/trace)")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there as well")
     options = parser.parse_args()
-    step, state, pictures = rows.training_step(options.height, options.width, options.batch, options.dtype)
-    compiled = step.lower(state, pictures).compile()
+    step, state, example = rows.training_step(options.height, options.width, options.batch, options.dtype)
+    compiled = step.lower(state, example).compile()
 
     def run():
         nonlocal state
-        state, metrics = compiled(state, pictures)
+        state, metrics = compiled(state, example)
         return metrics
 
     jax.block_until_ready([run(), run()])

@@ -1,9 +1,9 @@
-"""The wheels that benchmarks.gpu needs on a machine without a network, which has PRESENT and what that brings along.
+"""The wheels that benchmarks.gpu needs on a machine without a network, which has PRESENT and its requirements.
 
-    python -m benchmarks.wheels wheels       beforehand, where there is a network (make gpu-wheels)
+    python -m benchmarks.wheels wheels       beforehand, with a network (make gpu-wheels)
 
-fills the folder with WANTED, all that WANTED needs, and nothing that is PRESENT; wheels that do not belong there are
-removed. On the machine `take` installs those that it really lacks.
+fills the folder with WANTED and its requirements, without those of PRESENT, and removes other wheels. On the machine,
+`take` installs those that are missing.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 
-# pillow is torchvision's; the rest of what torch needs is nothing that WANTED needs
+# torchvision needs pillow; WANTED shares no other requirement with torch
 PRESENT = ("jax==0.11.2", "flax", "optax", "orbax-checkpoint", "pillow")
 WANTED = (
     "grain",
@@ -87,7 +87,7 @@ def size(wheels):
 
 
 def lacking(names, target):
-    """Those packages that neither this environment nor the folder `target` has."""
+    """The packages that neither this environment nor the folder `target` has."""
     path = [*sys.path, str(target)]
     return [name for name in names if not any(importlib.metadata.distributions(name=name, path=path))]
 
@@ -95,7 +95,7 @@ def lacking(names, target):
 def take(folder, target):
     """Installs what is missing from a folder of wheels into `target`, for PYTHONPATH. Returns the names.
 
-    Raises FileNotFoundError where something of WANTED is then still missing.
+    Raises FileNotFoundError if anything of WANTED is then still missing.
     """
     wheels = {package(wheel): str(wheel) for wheel in sorted(pathlib.Path(folder).glob("*.whl"))}
     missing = lacking(wheels, target)

@@ -107,7 +107,7 @@ def test_padded_rows_change_nothing(name):
             np.testing.assert_array_equal(a, b, err_msg=f"{name}, {garbage}")
 
 
-def test_features_touch_no_pixel_outside_of_a_picture():
+def test_features_touch_no_pixel_outside_of_an_image():
     """Real numbers as well as bytes: NaN and infinity in the padding, for an image, a thin one and none."""
     model = FasterRCNN(**tiny.config().model)
     variables = tiny.variables(model)

@@ -8,6 +8,16 @@ from ml_collections import ConfigDict
 
 from jaxdet.config.keys import KEYS, keys_of
 
+# What may change without making another model of the same parameters.
+FREE = (
+    "model.test.",
+    "model.loss_weights.",
+    "model.dtype",
+    "model.backbone.remat",
+    "model.rpn.pre_nms_topk",
+    "model.rpn.post_nms_topk",
+)
+
 
 def _contradictions(flat):
     """(keys, what is wrong with them together) of values that are right one by one."""
@@ -32,17 +42,6 @@ def _contradictions(flat):
             "drawn scenes hold people alone",
             flat[source] == "synthetic" and set(flat["data.categories"]) - {"person"},
         )
-
-
-# What may change without making another model of the same parameters.
-FREE = (
-    "model.test.",
-    "model.loss_weights.",
-    "model.dtype",
-    "model.backbone.remat",
-    "model.rpn.pre_nms_topk",
-    "model.rpn.post_nms_topk",
-)
 
 
 def check_config(config):
@@ -94,7 +93,7 @@ def nearest(key, keys):
 def config_from_json(content):
     """The config that a workdir's config.json holds, given its content, with the keys that came later than it.
 
-    Raises ValueError if it has a key or value that cannot be, or an error of Python where it is no config at all.
+    Raises ValueError for unknown keys and wrong values, and an error of Python if it is no config at all.
     """
     config = ConfigDict(_with_tuples(content))
     for split in (config.data.train, config.data.val):

@@ -21,7 +21,7 @@ class Images(NamedTuple):
 
     image_ids: int64 [N]. sizes: int32 [N, 2], height and width after the EXIF orientation. file_names: list of N,
     relative to the folder. rows: {image id: row above, or None for an image that was left out}. skipped: for each of
-    those {"reason", "image_id", "file"}, and "detail" where there is more to say.
+    those {"reason", "image_id", "file"}, and some a "detail".
     """
 
     image_ids: Int64[np.ndarray, " N"]

@@ -110,7 +110,7 @@ class Loader:
         self.members = [np.flatnonzero(bucket == b) for b in range(len(self.shapes))]
 
     def chosen(self, bucket: int, position: int) -> int:
-        """Record at `position` of the endless stream of a bucket, shuffled anew on each pass."""
+        """Record at `position` of the endless stream of a bucket, reshuffled on each pass."""
         members = self.members[bucket]
         passes, place = divmod(position, len(members))
         return int(members[_permutation(self.seed, bucket, passes, len(members))[place]])
@@ -280,7 +280,7 @@ def _iterate(dataset: grain.MapDataset, workers: int) -> grain.DatasetIterator:
     dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
     if workers:
         if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain looks at flags of its own, of which a notebook knows nothing
+            flags.FLAGS.mark_as_parsed()  # Grain reads its own flags, which a notebook has not parsed
         options = grain.MultiprocessingOptions(num_workers=workers)
         dataset = dataset.mp_prefetch(options, worker_init_fn=_end_with_parent)
     return iter(dataset)

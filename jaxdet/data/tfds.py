@@ -238,9 +238,8 @@ def _open(directory: str, split: str) -> tuple[Any, Any, list[str]]:
     if not os.path.exists(os.path.join(directory, "dataset_info.json")):
         raise FileNotFoundError(
             f"no prepared TFDS data set at {directory} (config keys data.train.directory, data.val.directory): "
-            "it lacks "
-            "dataset_info.json, which lies in a folder such as ~/tensorflow_datasets/coco/2017/1.1.0. Make one with "
-            "python -m jaxdet.data.tfds --images DIR --annotations FILE --output DIR\n" + HOW_TO_GET_COCO
+            "it lacks dataset_info.json, which lies in a folder such as ~/tensorflow_datasets/coco/2017/1.1.0. "
+            "Make one with python -m jaxdet.data.tfds --images DIR --annotations FILE --output DIR\n" + HOW_TO_GET_COCO
         )
     _check_classes(os.path.join(directory, "features.json"))
     try:

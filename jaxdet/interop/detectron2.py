@@ -1,7 +1,6 @@
-"""detectron2's detectors, Faster R-CNN and RPN alone on ResNet and FPN: their names, and what a file says of the
-config.
+"""The parameter names of detectron2's Faster R-CNN and RPN on ResNet and FPN, and the config of a file.
 
-Its ImageNet backbones come under Caffe2's names (`MSRA/R-50.pkl`), or under its own where they were torchvision's.
+Its ImageNet backbones have Caffe2's names (`MSRA/R-50.pkl`), or its own names if they were converted from torchvision.
 """
 
 import re

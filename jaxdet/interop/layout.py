@@ -1,8 +1,7 @@
-"""How arrays stand in torch and here. Kernels there are [out, in, h, w] and [out, in], here [h, w, in, out] and [in,
-out].
+"""The layout of arrays in torch and here: kernels [out, in, h, w] there, [h, w, in, out] here.
 
-A crop is channel-first in torch, so the first dense layer after it has another order of inputs; torchvision's class 0
-is the background, which is last here, and it has deltas of the background, which nobody reads.
+Crops are channel-first in torch, so the first dense layer has its inputs in another order. In torchvision, class 0 is
+the background, which is last here; its box deltas of the background are never read.
 """
 
 import re

@@ -76,8 +76,8 @@ def _of_tensor(value):
 def _stand_ins(size):
     """{(module, name): callable} of all that a pickle of arrays asks for, in the spellings of NumPy 1 and 2.
 
-    NumPy's own would take item sizes and flags from the file, and with them addresses for objects. Made anew for each
-    file, which could change what it is given. Together they copy no more than `size`, the bytes of the file: each
+    NumPy's own would take item sizes and flags from the file, and with them addresses for objects. New ones for each
+    file, since a file could change them. Together they copy no more than `size`, the bytes of the file: each
     honest text and pair is copied once.
     """
     left = size

@@ -8,7 +8,7 @@ from jaxdet.runs.files import write_whole
 
 
 def check_folder(folder, sign):
-    """Makes a folder for a page; raises ValueError where there is something else than an older page in it."""
+    """Makes a folder for a page. Raises ValueError if it holds anything but an older page."""
     folder = pathlib.Path(folder)
     if folder.exists() and not (folder / sign).exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} holds something else than an older page; name another folder with --output")

@@ -23,7 +23,7 @@ def write_report(workdir, other=None, output=None, overrides=(), choice=report_p
 
     The data are those of W/config.json with `overrides` (`--config.KEY=VALUE`). output: folder, W/report where none is
     given. Returns the path of its index.html. Raises ValueError or FileNotFoundError if workdirs and data do not go
-    together, and, before anything is evaluated, for a choice or a folder that cannot be.
+    together, and, before anything is evaluated, for a wrong choice or folder.
     """
     gallery.check_choice(*choice)
     workdir = Workdir(workdir)

@@ -11,7 +11,7 @@ FLAGS = flags.FLAGS
 
 
 def train(argv):
-    """Trains as the command line says, whose first word is the name of the command."""
+    """Trains. argv: the command line, the name of the command first."""
     _define_flags("Folder of the run; an existing one is resumed.", required=["config", "workdir"])
 
     def run(config):
@@ -23,7 +23,7 @@ def train(argv):
 
 
 def evaluate(argv):
-    """Evaluates as the command line says, whose first word is the name of the command."""
+    """Evaluates a run. argv: the command line, the name of the command first."""
     _define_flags("Folder of the run.", required=["workdir"])
     flags.DEFINE_integer("images", 24, "How many images of the split to draw.", lower_bound=0)
     flags.DEFINE_alias("pictures", "images")  # its name in earlier versions
@@ -57,7 +57,7 @@ def _config_of_run():
 
 
 def _main(argv, run):
-    """Calls `run` with the config that the flags name, as one process of several where they say so.
+    """Calls `run(config)`, as one of several processes if the flags ask for it.
 
     An error ends the program with one line.
     """

@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 @pytest.fixture
 def options(tmp_path):
-    (tmp_path / "work").mkdir()
+    (tmp_path / "scratch").mkdir()
     settings = {"parts": [], "output": tmp_path, "data": None, "tiny": False, "training_seconds": 180}
     return argparse.Namespace(**settings)
 
@@ -33,7 +33,7 @@ def run_all(monkeypatch, options, parts, seconds=60):
 
 
 def test_each_part_has_its_state_numbers_and_log(monkeypatch, options):
-    numbers = f"open({str(options.output / 'work' / 'first.json')!r}, 'w').write('[1, 2]'); print('hello')"
+    numbers = f"open({str(options.output / 'scratch' / 'first.json')!r}, 'w').write('[1, 2]'); print('hello')"
     after = f"import json; print(json.load(open({str(options.output / 'gpu.json')!r}))['parts']['first']['state'])"
     environment = "import os; print(os.environ['OWN'], os.environ['MORE'], 'SECONDS'); 1 / 0"
     states, found = run_all(
@@ -115,11 +115,11 @@ def test_commands_name_what_there_is(options, tiny, tmp_path):
             assert all(f'"{flag}"' in source for flag in flags if not flag.startswith("--config.")), flags
 
 
-def test_without_pictures_nothing_is_trained(options):
+def test_without_images_nothing_is_trained(options):
     parts = gpu.parts(options)
     assert "--data" in parts["training"].skipped
     assert not any(part.skipped for name, part in parts.items() if name != "training")
     assert len(parts["service"].commands) == 2  # a detector is made first
-    (options.output / "work" / "training").mkdir()
-    (options.output / "work" / "training" / "eval.json").touch()
+    (options.output / "scratch" / "training").mkdir()
+    (options.output / "scratch" / "training" / "eval.json").touch()
     assert len(gpu.parts(options)["service"].commands) == 1

@@ -80,7 +80,7 @@ def test_a_made_trace_of_a_gpu():
 
 def test_names_that_the_trace_itself_has():
     found = trace.reduce([event(0, 1000, "a", name="jit(step)/optimizer/add")], {}, 1)
-    assert found["parts"]["optimiser"]["forward_ms"] == 1
+    assert found["parts"]["optimizer"]["forward_ms"] == 1
 
 
 def test_a_loop_does_not_count_what_runs_inside_it_twice():
@@ -114,8 +114,8 @@ def test_a_real_trace(tmp_path):
     events = trace.record(lambda: compiled(x), 3, tmp_path)
     found = trace.reduce(events, trace.operation_names(compiled.as_text()), 3)
     times = {name: sum(times.values()) for name, times in found["parts"].items()}
-    assert times["NMS"] > 0 and times["optimiser"] > 0
-    assert times["NMS"] + times["optimiser"] == pytest.approx(sum(times.values()), rel=0.2)
+    assert times["NMS"] > 0 and times["optimizer"] > 0
+    assert times["NMS"] + times["optimizer"] == pytest.approx(sum(times.values()), rel=0.2)
     assert 0 <= found["idle_ms"] < found["step_ms"]
 
 

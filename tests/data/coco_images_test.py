@@ -17,7 +17,7 @@ def cut(path, share):
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])
 @pytest.mark.parametrize("share", [0, 0.02, 0.6, 0.97])
-def test_truncated_pictures_are_skipped(folder, kind, share):
+def test_truncated_images_are_skipped(folder, kind, share):
     data = content()
     Image.open(folder / "3.png").save(folder / "3.jpg")
     data["images"][1]["file_name"] = f"3.{kind}"
@@ -29,7 +29,7 @@ def test_truncated_pictures_are_skipped(folder, kind, share):
     assert [a["id"] for a in source.ground_truth()["annotations"]] == [5]
 
 
-def test_missing_and_false_pictures_are_skipped(folder):
+def test_missing_and_false_images_are_skipped(folder):
     (folder / "3.png").unlink()
     (folder / "8.png").write_text("404 not found")
     source = open_source(folder, content())
@@ -86,7 +86,7 @@ def test_subfolders_and_odd_names(folder):
     assert [(item["reason"], item["image_id"]) for item in source.skipped] == [("image file missing", 21)]
 
 
-def test_a_picture_that_spoils_later_is_none(folder):
+def test_an_image_that_spoils_later_is_none(folder):
     source = open_source(folder, content())
     cut(folder / "3.png", 0.5)
     (folder / "8.png").unlink()
@@ -95,7 +95,7 @@ def test_a_picture_that_spoils_later_is_none(folder):
     assert source[0]["image_id"] == 3 and len(source[0]["boxes"]) == 2
 
 
-def test_pictures_that_are_links_to_elsewhere_say_so(folder, tmp_path):
+def test_images_that_are_links_to_elsewhere_say_so(folder, tmp_path):
     (tmp_path / "links").mkdir()
     for path in folder.iterdir():
         (tmp_path / "links" / path.name).symlink_to(path)

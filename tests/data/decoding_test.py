@@ -137,7 +137,7 @@ def test_orientation_six_turns_clockwise():
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_damaged_exif_does_not_cost_the_picture():
+def test_damaged_exif_does_not_cost_the_image():
     data = encoded(Image.fromarray(gradient()), "JPEG", exif=b"Exif\0\0MM\0*garbage")
     assert decoding.decode(data).shape == (12, 20, 3) and decoding.oriented_size(data) == (12, 20)
 
@@ -148,7 +148,7 @@ def test_orientation_of_a_png_is_read_without_decoding():
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 500, b"<html>404 not found</html>", b"%!PS-Adobe-3.0 EPSF-3.0\n"])
-def test_what_is_no_picture_is_named(tmp_path, data):
+def test_what_is_no_image_is_named(tmp_path, data):
     path = tmp_path / "holiday.jpg"
     path.write_bytes(data)
     for function in (decoding.decode, decoding.oriented_size, decoding.checked_size):
@@ -160,7 +160,7 @@ def test_what_is_no_picture_is_named(tmp_path, data):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
 @pytest.mark.parametrize("share", [0.5, 0.9])
-def test_truncated_picture(tmp_path, kind, share):
+def test_truncated_image(tmp_path, kind, share):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     data = encoded(Image.fromarray(noise), kind)
     path = tmp_path / "half.bin"
@@ -210,7 +210,7 @@ def test_missing_file(tmp_path):
     st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), max_size=4),
     st.integers(1, 5000),
 )
-def test_any_damage_ends_in_a_picture_or_a_value_error(kind, edits, length):
+def test_any_damage_ends_in_an_image_or_a_value_error(kind, edits, length):
     data = bytearray(with_orientation(kind, 6))
     for place, value in edits:
         data[place % len(data)] = value

@@ -115,7 +115,7 @@ def test_flips_and_scales_are_drawn_evenly():
     assert set(shorts) == {48, 64, 80} and min(shorts.values()) > 150
 
 
-def test_a_picture_that_does_not_decode_leaves_its_slot_empty():
+def test_an_image_that_does_not_decode_leaves_its_slot_empty():
     slot = training().loader.evaluation_slot(0, 3)
     assert slot["image_ids"] == 13
     assert not slot["images"].any() and not slot["image_sizes"].any() and not slot["gt_valid"].any()
@@ -213,7 +213,7 @@ def test_worker_processes_end_with_a_killed_run():
     assert done.returncode == -signal.SIGKILL
 
 
-def test_every_picture_is_seen_as_often():
+def test_every_image_is_seen_as_often():
     batches = training(source=Rectangles(23), batch_size=3)
     seen = collections.Counter(i for batch in batches.read(0, 40, 0) for i in batch["image_ids"].tolist())
     for members in batches.loader.members:
@@ -245,7 +245,7 @@ def test_orientations_take_turns_in_proportion():
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 7])
-def test_evaluation_sees_each_picture_once(batch_size):
+def test_evaluation_sees_each_image_once(batch_size):
     source = Rectangles(23)
     batches = pipeline.EvaluationBatches(source, split_of(), batch_size, 8)
     read = list(batches.read(0))
@@ -282,7 +282,7 @@ def val_split(folder, **settings):
     return split
 
 
-def test_empty_pictures_stay_by_a_key(tiny_data):
+def test_empty_images_stay_by_a_key(tiny_data):
     everything = pipeline.open_source(val_split(tiny_data), None)
     assert everything.image_ids.tolist() == list(tiny.VAL_IDS)
     boxed = pipeline.open_source(val_split(tiny_data, keep_empty=False), None)
@@ -305,7 +305,7 @@ def test_every_source_has_all_that_is_asked_of_one(tiny_data, split):
     assert len(truth["annotations"]) == (source.box_counts + source.crowd_counts).sum()
 
 
-def test_crowds_and_clipped_boxes_are_counted_on_the_pictures_that_are_kept(tmp_path):
+def test_crowds_and_clipped_boxes_are_counted_on_the_images_that_are_kept(tmp_path):
     tiny.write_data(tmp_path / "data")
     path = tmp_path / "data" / "val.json"
     truth = json.loads(path.read_text())
@@ -367,7 +367,7 @@ def test_drawn_scenes():
     assert pipeline.open_source(split, None).box_counts.min() > 0
 
 
-def test_a_picture_that_breaks_while_training_is_only_an_empty_slot(tmp_path):
+def test_an_image_that_breaks_while_training_is_only_an_empty_slot(tmp_path):
     tiny.write_data(tmp_path / "data")
     config = tiny.get_config(tmp_path / "data")
     batches = tiny.training_batches(config)

@@ -61,7 +61,7 @@ def test_a_split_with_several_short_sides_has_one_pair_of_shapes():
 
 
 @pytest.mark.parametrize("size, portrait", [((64, 96), False), ((64, 64), False), ((65, 64), True)])
-def test_a_square_picture_is_padded_as_landscape(size, portrait):
+def test_a_square_image_is_padded_as_landscape(size, portrait):
     resizing = Resizing((64,), 96)
     assert resizing.shape(size) == ((96, 64) if portrait else (64, 96))
     assert is_portrait(*size) == portrait == is_portrait(*jnp.array([size]).T)[0]

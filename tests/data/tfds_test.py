@@ -154,7 +154,7 @@ def test_tfds_itself_reads_what_was_built(coco, built):
     assert not list(built.glob("*.partial"))
 
 
-def test_picture_bytes_are_kept(coco, built):
+def test_image_bytes_are_kept(coco, built):
     source = TfdsSource(built)
     stored = tfds_source._parse(source._records, source._features, 2)
     assert stored["image"] == (coco[0] / stored["image/filename"].decode()).read_bytes()

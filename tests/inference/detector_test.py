@@ -38,7 +38,7 @@ def test_loading_imports_neither_data_sets_nor_plots(tiny_run):
 
 
 @pytest.mark.parametrize("image", [LANDSCAPE, PORTRAIT])
-def test_detections_of_a_picture(detector, image):
+def test_detections_of_an_image(detector, image):
     before = image.copy()
     found = detect(detector, image)
     assert list(found) == ["boxes", "scores", "labels"]
@@ -60,7 +60,7 @@ def test_detections_of_a_picture(detector, image):
 
 
 @pytest.mark.parametrize("shape, resized", [((100, 170), (56, 96)), ((150, 70), (96, 45)), ((32, 48), (64, 96))])
-def test_boxes_are_in_pixels_of_the_picture(tiny_run, shape, resized):
+def test_boxes_are_in_pixels_of_the_image(tiny_run, shape, resized):
     detector = jaxdet.load(tiny_run.workdir)
 
     def detect(variables, images, image_sizes):
@@ -105,7 +105,7 @@ def test_one_compilation_for_each_orientation(detector):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 400), (400, 1), (2, 3)])
-def test_a_tiny_or_thin_picture_is_a_picture(detector, shape):
+def test_a_tiny_or_thin_image_is_an_image(detector, shape):
     boxes = detect(detector, np.full((*shape, 3), 128, np.uint8))["boxes"]
     assert np.isfinite(boxes).all() and np.all(boxes <= [shape[1], shape[0]] * 2)
 

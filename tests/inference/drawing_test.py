@@ -34,7 +34,7 @@ def test_boxes_lie_where_they_should(height, width):
     assert (image == GREY).all(), "the caller's image is not changed"
 
 
-def test_lines_and_letters_grow_with_the_picture():
+def test_lines_and_letters_grow_with_the_image():
     heights, lines = [], []
     for size in (320, 1280, 5120):
         picture = np.asarray(drawing.draw(blank(size, size), [[size // 4, size // 4, size // 2, size // 2]], [0.9]))
@@ -109,7 +109,7 @@ def test_boxes_that_cannot_be_drawn_are_left_out():
 
 
 @pytest.mark.parametrize("box", [[0, 0, 0.2, 0.2], [3.4, 3.4, 3.6, 3.6], [0, 0, 3, 3], [4.9, 4.9, 5, 5]])
-def test_tiny_boxes_and_pictures(box):
+def test_tiny_boxes_and_images(box):
     picture = drawing.draw(blank(5, 5), [box], [0.9], [0], ["person"], [box])
     assert picture.size == (5, 5)
     assert has(drawing.draw(blank(5, 5), [box]), drawing.PALETTE[0])

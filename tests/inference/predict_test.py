@@ -57,7 +57,7 @@ def write_pictures(folder):
     return [folder / name for name in ("plain.jpg", "grey.png", "cmyk.jpg", "deep.png", "alpha.png", "palette.png")]
 
 
-def test_every_kind_of_picture_from_the_command_line(tiny_run, tmp_path):
+def test_every_kind_of_image_from_the_command_line(tiny_run, tmp_path):
     """As a stranger calls it, with a truncated image in the middle; Python says the same as the command."""
     good = write_pictures(tmp_path / "pictures")
     truncated, missing = tmp_path / "pictures" / "truncated.jpg", tmp_path / "nowhere.jpg"
@@ -117,7 +117,7 @@ def test_threshold_is_of_the_drawing_alone(fixed, tmp_path, threshold, edges):
     assert len(json.loads((tmp_path / "predictions" / "detections.json").read_text())[0]["detections"]) == 3
 
 
-def test_pictures_of_one_name_do_not_overwrite_each_other(fixed, tmp_path):
+def test_images_of_one_name_do_not_overwrite_each_other(fixed, tmp_path):
     paths = [tmp_path / folder / name for folder in "ab" for name in ("1.png", "1.bmp")]
     for path in paths:
         path.parent.mkdir(exist_ok=True)
@@ -152,7 +152,7 @@ def test_the_output_may_lie_in_what_is_given_or_around_it(tmp_path, monkeypatch,
     assert not files and "is also the output folder" in failed[0]
 
 
-def test_only_bad_pictures(fixed, tmp_path):
+def test_only_bad_images(fixed, tmp_path):
     (tmp_path / "empty.jpg").write_bytes(b"")
     with pytest.raises(SystemExit, match=r"left out:\n.*empty\.jpg") as stop:
         predict("--workdir", tmp_path, tmp_path / "empty.jpg", tmp_path)

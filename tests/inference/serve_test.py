@@ -21,7 +21,7 @@ import jaxdet
 from benchmarks.serve_load import declaring
 from jaxdet.__main__ import main
 from jaxdet.data.resizing import Resizing
-from jaxdet.inference import batching, export, serve
+from jaxdet.inference import export, serve
 from tests import tiny
 from tests.audit import heard, is_effect
 
@@ -79,7 +79,7 @@ def post(client, body, query="", **headers):
     return client.post(f"/detect{query}", content=body, headers=headers)
 
 
-def test_a_picture(client):
+def test_an_image(client):
     expected = {"width": 90, "height": 60, "detections": [{"box": [0, 0, 90, 60], "score": 0.2, "label": "dog"}]}
     for answer in (
         post(client, encoded(red=51)),
@@ -103,7 +103,7 @@ def test_a_picture(client):
         ("?answer=jpeg&threshold=.1", "*/*", "JPEG"),
     ],
 )
-def test_the_drawn_picture(client, query, accept, kind):
+def test_the_drawn_image(client, query, accept, kind):
     answer = post(client, encoded(red=200), query, Accept=accept)
     assert answer.status_code == 200
     drawn = Image.open(io.BytesIO(answer.content))
@@ -239,32 +239,6 @@ def test_an_answer_that_takes_too_long(detector):
         assert (answer.status_code, answer.json()["error"]) == (504, "too_slow")
         detector.gate.set()
         assert post(client, encoded()).status_code == 200
-
-
-def test_batches_keep_pictures_of_one_shape_together(detector):
-    batches = batching.Batches(detector, largest=3, waiting=7)
-    assert batches.sizes == [1, 2]
-    assert batches.start() == 4
-    detector.batches.clear()
-    detector.gate.clear()
-    images = [np.full((h, w, 3), 30 * i, np.uint8) for i, (h, w) in enumerate([(60, 90), (90, 60)] * 4)]
-    detector.entered.clear()
-    first = batches.submit(images[0])
-    assert detector.entered.wait(20)
-    others = [batches.submit(image) for image in images[1:]]
-    with pytest.raises(batching.Full):
-        batches.submit(images[0])
-    others[0].cancel()
-    detector.gate.set()
-    batches.close()
-    with pytest.raises(batching.Full):
-        batches.submit(images[0])
-    for i, (image, answer) in enumerate(zip(images, [first, *others], strict=True)):
-        if i != 1:
-            found = answer.result(0)
-            np.testing.assert_allclose(found["scores"], [30 * i / 255], rtol=1e-5)
-            np.testing.assert_allclose(found["boxes"], [[0, 0, image.shape[1], image.shape[0]]], rtol=1e-5)
-    assert detector.batches[:3] == [(1, 64, 96, 3), (1, 96, 64, 3), (2, 64, 96, 3)]
 
 
 def test_page(client):

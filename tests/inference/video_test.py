@@ -180,7 +180,7 @@ def test_folders_and_patterns(tmp_path):
     assert len(json.loads((out / "detections.json").read_text())) == 1
 
 
-def test_results_are_not_taken_for_pictures(tmp_path):
+def test_results_are_not_taken_for_images(tmp_path):
     write_pictures(tmp_path, "a.png")
     for _ in range(2):
         out = predict(tmp_path, tmp_path)

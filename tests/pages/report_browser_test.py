@@ -141,7 +141,7 @@ def test_by_keyboard(browser, page):
     assert chrome.get_log("browser") == []
 
 
-def test_order_of_the_pictures(browser, page):
+def test_order_of_the_images(browser, page):
     chrome = browser.look(page)
     set_score(chrome, 0.5)
     order = "return [...document.querySelectorAll('#pictures figure')].map(f => f.dataset.id)"

@@ -52,7 +52,7 @@ def test_numbers_beside_the_page(page):
     assert numbers["pictures"] == [1, 2, 30]
 
 
-def test_a_second_report_leaves_no_old_pictures(page, tmp_path):
+def test_a_second_report_leaves_no_old_images(page, tmp_path):
     folder = shutil.copytree(page, tmp_path / "report")
     report_page.write(folder, [one_run("a")], read_image, ANCHORS, choice=report_page.Choice(1, "worst"))
     assert {path.name for path in (folder / "pictures").iterdir()} == {"2.jpg", "negative-00.jpg"}
@@ -108,7 +108,7 @@ def test_names_that_utf8_cannot_hold(tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_pictures_that_do_not_decode_are_left_out(tmp_path):
+def test_images_that_do_not_decode_are_left_out(tmp_path):
     report_page.write(tmp_path, [one_run("a")], lambda i: None if i == 30 else read_image(i), ANCHORS)
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"1.jpg", "2.jpg"}
 
@@ -127,7 +127,7 @@ def test_logs_that_lack_keys_or_their_end(tmp_path):
     assert len(report_page.training_plots([log])) == 1
 
 
-def test_choice_of_pictures():
+def test_choice_of_images():
     run = one_run("a")
     errors = analyse(run.truth, run.detections)
     # an image's error: .3 | .8 + 1 | .7
@@ -150,7 +150,7 @@ def test_the_slider_starts_at_the_best_f1():
     assert gallery.best_threshold(rows[:1], analyse(boxes, rows[:1])) == 0.5
 
 
-def test_what_is_drawn_over_a_picture():
+def test_what_is_drawn_over_an_image():
     run = one_run("a")
     errors = analyse(run.truth, run.detections)
     overlay = gallery.overlays(run.truth, [2], [(run.detections, errors, run.proposals)])[2]

@@ -36,7 +36,7 @@ def test_the_report_has_the_numbers_of_the_best_checkpoint(workdir):
         assert words in text
 
 
-def test_two_workdirs_on_the_pictures_of_the_first(workdir, tiny_run, tmp_path):
+def test_two_workdirs_on_the_images_of_the_first(workdir, tiny_run, tmp_path):
     other = shutil.copytree(tiny_run.workdir, tmp_path / "other")
     config = json.loads((other / "config.json").read_text())
     config["data"]["val"]["images"] = config["data"]["val"]["annotations"] = "moved away"
@@ -82,7 +82,7 @@ def test_folder_and_choice_are_looked_at_first(workdir, tiny_run, tmp_path):
     assert len(list((workdir / "report" / "pictures").glob("50?.jpg"))) == 5  # the older page is whole
 
 
-def test_pictures_that_are_not_there(workdir, tiny_run):
+def test_images_that_are_not_there(workdir, tiny_run):
     with pytest.raises(
         SystemExit, match=r"no image folder at nowhere[\s\S]*name them: --config\.data\.val\.images=DIR"
     ):

@@ -271,7 +271,7 @@ def test_nan_stops_with_step_and_images_and_keeps_the_last_checkpoint(tiny_run, 
         tiny.assert_equal_trees(state, tiny_run.state)
 
 
-def test_pictures_that_do_not_decode_are_named_counted_and_passed_over(tiny_run, tmp_path):
+def test_images_that_do_not_decode_are_named_counted_and_passed_over(tiny_run, tmp_path):
     tiny.write_data(tmp_path / "data")
     for name in ("train/17.png", "val/503.png"):  # whole to look at, so that only decoding finds out
         path = tmp_path / "data" / name

@@ -83,7 +83,7 @@ def test_both_columns_and_the_files_are_printed(evaluated):
     assert str(evaluated.workdir / "eval.json") in evaluated.printed
 
 
-def test_pictures_are_drawn(evaluated):
+def test_images_are_drawn(evaluated):
     folder = evaluated.workdir / "pictures"
     names = [f"{image_id:012d}.png" for image_id in tiny.VAL_IDS[:3]]
     assert sorted(path.name for path in folder.iterdir()) == [*names, "all.png"]
@@ -92,7 +92,7 @@ def test_pictures_are_drawn(evaluated):
     assert str(folder / "all.png") in evaluated.printed
 
 
-def test_pictures_of_what_the_rpn_finds_among_several_categories(evaluated, tmp_path):
+def test_images_of_what_the_rpn_finds_among_several_categories(evaluated, tmp_path):
     source = pipeline.open_source(evaluated.config.data.val, None)
     rows = [{"image_id": 501, "category_id": 1, "bbox": [5, 5, 20, 20], "score": 0.9}]
     categories = validation.evaluation.rpn_categories(source.categories)

@@ -93,7 +93,7 @@ def test_boxes_are_tight_around_what_is_seen(source):
         np.testing.assert_array_equal(found, np.array(expected, np.float64).reshape(-1, 6))
 
 
-def test_people_are_in_the_picture_where_their_boxes_are(monkeypatch):
+def test_people_are_in_the_image_where_their_boxes_are(monkeypatch):
     """Without its people a scene changes inside the boxes (and in the shadows below them), not elsewhere."""
 
     def objects_only(placed, size):
